@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * model.h - what a GGUF file of the Llama family means: configuration, tensors by
+ * role, exit heads, identity.
+ *
+ * Reads the keys and finds the tensors, checks every shape against the
+ * configuration, and points into the mapped file; copying or packing weights is
+ * the backend's affair. A file may hold the whole model, or only the blocks and
+ * heads of an edge or cloud partition made by `cecollm-model split`.
+ *
+ * Thread: immutable after model_open; any thread may read.
+ */
+#ifndef CE_ENGINE_MODEL_H
+#define CE_ENGINE_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "engine/gguf.h"
+
+#define MODEL_MAX_EXITS 16
+
+struct model_config {
+    char arch[32]; /* "llama" */
+    char name[128]; /* printable; may be empty */
+    int n_layers;  /* L of the whole model, also in a split file */
+    int d_model;
+    int n_heads;
+    int n_kv_heads;
+    int head_dim;
+    int d_ff;
+    int n_vocab;
+    int n_ctx;     /* the model's own context length */
+    int n_rot;     /* dimensions of a head that rope turns */
+    float rope_base;
+    float norm_eps;
+    bool tied_output; /* the output matrix is the embedding matrix */
+};
+
+struct model_block { /* of blk.N; every pointer is into the file */
+    const struct gguf_tensor *attn_norm;   /* [d_model] F32 */
+    const struct gguf_tensor *q;           /* [n_heads * head_dim, d_model] */
+    const struct gguf_tensor *k, *v;       /* [n_kv_heads * head_dim, d_model] */
+    const struct gguf_tensor *attn_output; /* [d_model, n_heads * head_dim] */
+    const struct gguf_tensor *ffn_norm;    /* [d_model] F32 */
+    const struct gguf_tensor *gate, *up;   /* [d_ff, d_model] */
+    const struct gguf_tensor *down;        /* [d_model, d_ff] */
+};
+
+enum model_exit_kind {
+    MODEL_EXIT_SHARED, /* the model's own norm and output matrix */
+    MODEL_EXIT_MLP,    /* adapter in front of them (doc/EXITS.md) */
+};
+
+struct model_exit {
+    int layer; /* state after this many blocks */
+    enum model_exit_kind kind;
+    float theta; /* suggested threshold; 0 when the file suggests none */
+    int adapter_width;                         /* rows of gate and up */
+    const struct gguf_tensor *map, *map_bias;  /* [d_model, d_model], [d_model] F32 */
+    const struct gguf_tensor *gate, *up, *down; /* [w, d_model] twice, [d_model, w] */
+};
+
+struct model {
+    struct model_config config;
+    struct gguf *file;
+    struct gguf *exits_file; /* NULL when there is none */
+    int layer_from, layer_to; /* blocks present in the file */
+    struct model_block *blocks; /* [n_layers]; members NULL outside the range */
+    const struct gguf_tensor *token_embd;  /* [n_vocab, d_model]; NULL in a cloud file */
+    const struct gguf_tensor *output_norm; /* [d_model]; NULL if absent */
+    const struct gguf_tensor *output;      /* [n_vocab, d_model]; = token_embd when tied */
+    int n_exits;
+    struct model_exit exits[MODEL_MAX_EXITS]; /* ascending by layer */
+    uint8_t fingerprint[32]; /* SHA-256 of the whole model's file; a split file
+                                carries its source's */
+};
+
+/* Open a model. `exits_path`: the exit heads' side file; NULL or "" takes
+ * MODEL's name with its quantisation suffix and .gguf replaced by .exits.gguf when
+ * such a file lies beside it (case ignored); "none" loads no side file. Exits in the
+ * model's own file are used when there is no side file. A side file made for another
+ * model is an error that shows both fingerprints. */
+int model_open(struct model **out, const char *path, const char *exits_path,
+               struct err *err) CE_MUSTCHECK;
+void model_close(struct model *m); /* accepts NULL */
+
+/* Replace the exits by heads that share norm and output matrix, after `layers`
+ * (ascending, within 1 .. n_layers-1). For models without trained exits. */
+int model_set_shared_exits(struct model *m, const int *layers, int n, struct err *err);
+
+/* Hex text of the fingerprint; `out` has room for 65 bytes. */
+void model_fingerprint_text(const struct model *m, char out[65]);
+
+#endif
