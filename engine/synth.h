@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * synth.h - a Llama-family model with random weights, of any shape and format.
+ *
+ * What the test suite runs on: a complete GGUF file with a tiny byte-level
+ * vocabulary and a ChatML template, made in milliseconds, the same bytes for the
+ * same parameters on every machine. Weights are scaled so that hidden states stay
+ * of order one and logits spread by about 4, so confidences vary from token to
+ * token as a real model's do.
+ *
+ * Vocabulary: 0 <|endoftext|>, 1 <|im_start|> (bos), 2 <|im_end|> (eos), 3..258 the
+ * bytes 0..255, 259..319 merged pieces of English, then unused fillers.
+ */
+#ifndef CE_ENGINE_SYNTH_H
+#define CE_ENGINE_SYNTH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "engine/gguf.h"
+
+#define SYNTH_MIN_VOCAB 320 /* specials, bytes and merged pieces */
+
+struct synth_params {
+    int n_layers;
+    int d_model;
+    int n_heads, n_kv_heads, head_dim; /* n_heads is a multiple of n_kv_heads */
+    int d_ff;
+    int n_ctx;
+    int n_vocab;   /* >= SYNTH_MIN_VOCAB */
+    bool tied;     /* no output matrix of its own */
+    uint32_t type; /* of all matrices: GGUF_F32, F16, Q8_0, Q4_0 or Q4_1 */
+    uint64_t seed;
+};
+
+/* 4 blocks, d_model 64, 4 heads of 16 over 2 KV heads, d_ff 128, 512 positions,
+ * 320 tokens, tied, F32, seed 1. */
+void synth_params_init(struct synth_params *p);
+
+/* Write the model to `path`. CE_EINVAL with a text naming the parameter when the
+ * shape is not possible (e.g. rows that are not whole blocks of the format). */
+int synth_model(const struct synth_params *p, const char *path,
+                struct err *err) CE_MUSTCHECK;
+
+/* Write exit heads (gated-MLP adapters, `width` wide, doc/EXITS.md) after the given
+ * blocks, bound by SHA-256 to the file at `model_path`, which was made with `p`.
+ * layers: [n_exits], ascending, each from 1 to n_layers - 1. */
+int synth_exits(const struct synth_params *p, const char *model_path, const int *layers,
+                int n_exits, int width, const char *path, struct err *err) CE_MUSTCHECK;
+
+/* The vocabulary's keys alone (tokenizer.*), for tests that need no weights. */
+void synth_write_vocab(struct gguf_writer *w, int n_vocab);
+
+#endif
