@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * packed.h - weight matrices rearranged so that every instruction set reads them
+ * straight through.
+ *
+ * A matrix [n_out, n_in] becomes tiles of 16 output rows; the last tile is filled
+ * with rows of zeros. A tile serves 16 lanes of one 512-bit register, or two of
+ * 256, or four of 128, and the same bytes serve matrix x vector and matrix x
+ * matrix. A tile starts at a multiple of 64 bytes and has two parts, codes and
+ * scales, so that every wide load is aligned. With blocks b of 32 columns:
+ *
+ *   Q4_0, Q4_1   codes[b][c < 4][row < 16][j < 4], one byte each: the row's
+ *                nibble byte 4c + j of block b, that is column 4c + j in its low
+ *                and column 16 + 4c + j in its high half
+ *   Q8_0         codes[b][c < 8][row < 16][j < 4]: column 4c + j, signed
+ *   scales       Q4_0, Q8_0: half d[b][row]; Q4_1: half d[b][row], m[b][row]
+ *                beside each other: [b][2][row]
+ *   F16, F32     values[column][row], no scales
+ *
+ * Thread: packed_fill on disjoint tiles may run in parallel; immutable afterwards.
+ */
+#ifndef CE_ENGINE_PACKED_H
+#define CE_ENGINE_PACKED_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+
+#define PACKED_ROWS  16 /* output rows of a tile */
+#define PACKED_BLOCK 32 /* columns of a quantised block */
+
+enum packed_format {
+    PACKED_Q4_0,
+    PACKED_Q4_1,
+    PACKED_Q8_0,
+    PACKED_F16,
+    PACKED_F32,
+    PACKED_N_FORMATS
+};
+
+struct packed {
+    enum packed_format format;
+    size_t n_out, n_in;  /* of the matrix; n_in is whole blocks when quantised */
+    size_t n_tiles;      /* n_out / 16, rounded up */
+    size_t scale_offset; /* from the start of a tile to its scales */
+    size_t tile_bytes;   /* a multiple of 64 */
+    uint8_t *data;       /* [n_tiles * tile_bytes], 64-byte aligned; owned */
+};
+
+/* Allocate room for a matrix of an enum gguf_type. CE_EUNSUPPORTED for other types
+ * than Q4_0, Q4_1, Q8_0, F16, F32; CE_EINVAL for a zero dimension, part blocks or
+ * sizes that overflow; CE_ENOMEM. *out is empty (data NULL) on failure. */
+int packed_init(struct packed *out, uint32_t gguf_type, size_t n_out, size_t n_in,
+                struct err *err) CE_MUSTCHECK;
+
+/* Fill tiles [tile_from, tile_to) from `rows`: the whole matrix as GGUF stores it,
+ * n_out rows of quant_row_bytes each, any alignment. */
+void packed_fill(struct packed *w, const void *rows, size_t tile_from, size_t tile_to);
+
+void packed_free(struct packed *w); /* accepts an empty one */
+
+/* Does a product with this matrix read the quantised form of its activations? */
+static inline bool
+packed_is_quantised(const struct packed *w)
+{
+    return w->format <= PACKED_Q8_0;
+}
+
+static inline size_t
+packed_bytes(const struct packed *w)
+{
+    return w->n_tiles * w->tile_bytes;
+}
+
+static inline const uint8_t *
+packed_tile(const struct packed *w, size_t tile)
+{
+    return w->data + tile * w->tile_bytes;
+}
+
+#endif
