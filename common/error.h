@@ -15,22 +15,22 @@
  * never renumber; retired ones stay listed as unused. */
 enum {
     CE_OK = 0,
-    CE_EAGAIN = -1,    /* incomplete or not now; come back */
-    CE_EINVAL = -2,    /* an argument, option or field is out of range */
-    CE_ENOMEM = -3,    /* memory, here or on a device, is exhausted */
-    CE_EIO = -4,       /* the operating system failed a read, write or connect */
-    CE_EFORMAT = -5,   /* a file or frame does not parse */
+    CE_EAGAIN = -1,       /* incomplete or not now; come back */
+    CE_EINVAL = -2,       /* an argument, option or field is out of range */
+    CE_ENOMEM = -3,       /* memory, here or on a device, is exhausted */
+    CE_EIO = -4,          /* the operating system failed a read, write or connect */
+    CE_EFORMAT = -5,      /* a file or frame does not parse */
     CE_EUNSUPPORTED = -6, /* well formed, but not something this build can do */
-    CE_EPROTO = -7,    /* the peer broke the protocol */
-    CE_EAUTH = -8,     /* certificate, secret or tenant refused */
-    CE_EMISMATCH = -9, /* model, layer range, codec or numerics differ */
-    CE_EQUOTA = -10,   /* a limit of the tenant or server is reached */
-    CE_EGAP = -11,     /* position is not the next expected one */
-    CE_ENOTFOUND = -12, /* no such sequence, session, tensor, key */
-    CE_ETIMEOUT = -13, /* a deadline passed */
-    CE_ECLOSED = -14,  /* the other side is gone, or we are draining */
-    CE_ECONTEXT = -15, /* longer than the model's or the server's context */
-    CE_EINTERNAL = -16, /* a defect here; the request fails, the process goes on */
+    CE_EPROTO = -7,       /* the peer broke the protocol */
+    CE_EAUTH = -8,        /* certificate, secret or tenant refused */
+    CE_EMISMATCH = -9,    /* model, layer range, codec or numerics differ */
+    CE_EQUOTA = -10,      /* a limit of the tenant or server is reached */
+    CE_EGAP = -11,        /* position is not the next expected one */
+    CE_ENOTFOUND = -12,   /* no such sequence, session, tensor, key */
+    CE_ETIMEOUT = -13,    /* a deadline passed */
+    CE_ECLOSED = -14,     /* the other side is gone, or we are draining */
+    CE_ECONTEXT = -15,    /* longer than the model's or the server's context */
+    CE_EINTERNAL = -16,   /* a defect here; the request fails, the process goes on */
 };
 
 struct err {
