@@ -49,6 +49,6 @@ int synth_exits(const struct synth_params *p, const char *model_path, const int 
                 int n_exits, int width, const char *path, struct err *err) CE_MUSTCHECK;
 
 /* The vocabulary's keys alone (tokenizer.*), for tests that need no weights. */
-void synth_write_vocab(struct gguf_writer *w, int n_vocab);
+int synth_write_vocab(struct gguf_writer *w, int n_vocab, struct err *err) CE_MUSTCHECK;
 
 #endif

@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * synth.c - random weights in the shape of a model.
+ *
+ * Every tensor draws from a stream of its own, keyed by the seed and its name, so
+ * the weights of a block do not depend on what was written before it, and models
+ * that differ in one option share the rest.
+ *
+ * Scales: rows of the embedding and output matrices have a norm of about 4, so
+ * that logits, products with a normalised state, spread by about 4. What blocks add
+ * to the residual stream is twice the embedding's size, so that the state is more
+ * than the newest token's own row (which, with tied matrices, would just repeat
+ * it), and grows only with the square root of the number of blocks.
+ *
+ * Used by: cecollm-model synth, tests. Thread: any, no shared state.
+ */
+#include "engine/synth.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/sha256.h"
+#include "engine/quant.h"
+
+/* Tensor data lives until the writer has finished: a list of what to free. */
+struct job {
+    struct gguf_writer *w;
+    const struct synth_params *p;
+    void **owned;
+    size_t n_owned;
+    int rc;
+    struct err *err;
+};
+
+/* ---- random numbers ---- */
+
+/* SplitMix64 (Steele, Lea, Flood 2014). */
+static uint64_t
+next_u64(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15;
+
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+    z = (z ^ z >> 27) * 0x94d049bb133111eb;
+    return z ^ z >> 31;
+}
+
+/* Uniform in [-1, 1), a multiple of 2^-23. */
+static float
+draw(uint64_t *state)
+{
+    return (float)(next_u64(state) >> 40) * 0x1p-23f - 1.0f;
+}
+
+static uint64_t
+stream_of(const char *name, uint64_t seed)
+{
+    uint64_t h = seed;
+
+    for (; *name != '\0'; name++) {
+        h ^= (unsigned char)*name;
+        next_u64(&h);
+    }
+    return h;
+}
+
+/* ---- tensors ---- */
+
+static void *
+job_alloc(struct job *j, size_t size)
+{
+    void **owned;
+    void *p;
+
+    if (j->rc != 0)
+        return NULL;
+    owned = realloc(j->owned, (j->n_owned + 1) * sizeof(*owned));
+    if (owned != NULL)
+        j->owned = owned;
+    p = owned != NULL ? malloc(size) : NULL;
+    if (p == NULL) {
+        j->rc = err_set(j->err, CE_ENOMEM, "no memory for the model's weights");
+        return NULL;
+    }
+    j->owned[j->n_owned++] = p;
+    return p;
+}
+
+/* A matrix [rows, cols] of standard deviation `deviation`, plus `diagonal` on the
+ * diagonal. */
+static void
+put_matrix(struct job *j, const char *name, uint32_t type, size_t rows, size_t cols,
+           double deviation, float diagonal)
+{
+    size_t row_bytes = quant_row_bytes(type, cols), r, c, bytes;
+    float scale = (float)(deviation * sqrt(3.0)), *row;
+    uint64_t stream = stream_of(name, j->p->seed);
+    unsigned char *data;
+
+    if (j->rc == 0 && row_bytes == 0)
+        j->rc = err_set(j->err, CE_EINVAL, "%s: rows of %zu cannot be stored as %s", name,
+                        cols, gguf_type_name(type));
+    if (j->rc == 0 && __builtin_mul_overflow(rows, row_bytes, &bytes))
+        j->rc = err_set(j->err, CE_EINVAL, "%s: too large", name);
+    if (j->rc != 0)
+        return;
+    row = malloc(cols * sizeof(*row));
+    data = job_alloc(j, bytes);
+    if (row != NULL && data != NULL) {
+        for (r = 0; r < rows; r++) {
+            for (c = 0; c < cols; c++)
+                row[c] = draw(&stream) * scale + (r == c ? diagonal : 0.0f);
+            if (quant_quantise_row(type, row, data + r * row_bytes, cols) != 0)
+                j->rc = err_set(j->err, CE_EINTERNAL, "%s: cannot be encoded", name);
+        }
+        gguf_writer_tensor(j->w, name, type, 2, (size_t[]){ cols, rows }, data);
+    } else if (j->rc == 0) {
+        j->rc = err_set(j->err, CE_ENOMEM, "no memory for %s", name);
+    }
+    free(row);
+}
+
+/* A float32 vector around `centre`. */
+static void
+put_vector(struct job *j, const char *name, size_t n, float centre, float spread)
+{
+    uint64_t stream = stream_of(name, j->p->seed);
+    float *v = job_alloc(j, n * sizeof(*v));
+    size_t i;
+
+    if (v == NULL)
+        return;
+    for (i = 0; i < n; i++)
+        v[i] = centre + spread * draw(&stream);
+    gguf_writer_tensor(j->w, name, GGUF_F32, 1, &n, v);
+}
+
+static const char *
+block_name(char buf[64], int block, const char *part)
+{
+    snprintf(buf, 64, "blk.%d.%s.weight", block, part);
+    return buf;
+}
+
+static void
+put_block(struct job *j, int i)
+{
+    const struct synth_params *p = j->p;
+    size_t d = (size_t)p->d_model, q = (size_t)p->n_heads * (size_t)p->head_dim;
+    size_t kv = (size_t)p->n_kv_heads * (size_t)p->head_dim, ff = (size_t)p->d_ff;
+    double in = 1 / sqrt((double)d), add = 2 * 4 / sqrt((double)d);
+    char name[64];
+
+    put_vector(j, block_name(name, i, "attn_norm"), d, 1.0f, 0.1f);
+    put_matrix(j, block_name(name, i, "attn_q"), p->type, q, d, 1.5 * in, 0);
+    put_matrix(j, block_name(name, i, "attn_k"), p->type, kv, d, 1.5 * in, 0);
+    put_matrix(j, block_name(name, i, "attn_v"), p->type, kv, d, 2 * in, 0);
+    put_matrix(j, block_name(name, i, "attn_output"), p->type, d, q,
+               add / sqrt((double)q), 0);
+    put_vector(j, block_name(name, i, "ffn_norm"), d, 1.0f, 0.1f);
+    put_matrix(j, block_name(name, i, "ffn_gate"), p->type, ff, d, 1.5 * in, 0);
+    put_matrix(j, block_name(name, i, "ffn_up"), p->type, ff, d, 1.5 * in, 0);
+    put_matrix(j, block_name(name, i, "ffn_down"), p->type, d, ff, add / sqrt((double)ff),
+               0);
+}
+
+/* ---- keys ---- */
+
+static void
+put_str(struct gguf_writer *w, const char *key, const char *value)
+{
+    gguf_writer_str(w, key, value, strlen(value));
+}
+
+static void
+put_config(struct gguf_writer *w, const struct synth_params *p)
+{
+    put_str(w, "general.architecture", "llama");
+    put_str(w, "general.name", "synthesised");
+    gguf_writer_u32(w, "llama.block_count", (uint32_t)p->n_layers);
+    gguf_writer_u32(w, "llama.context_length", (uint32_t)p->n_ctx);
+    gguf_writer_u32(w, "llama.embedding_length", (uint32_t)p->d_model);
+    gguf_writer_u32(w, "llama.feed_forward_length", (uint32_t)p->d_ff);
+    gguf_writer_u32(w, "llama.attention.head_count", (uint32_t)p->n_heads);
+    gguf_writer_u32(w, "llama.attention.head_count_kv", (uint32_t)p->n_kv_heads);
+    gguf_writer_u32(w, "llama.attention.key_length", (uint32_t)p->head_dim);
+    gguf_writer_u32(w, "llama.attention.value_length", (uint32_t)p->head_dim);
+    gguf_writer_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    gguf_writer_u32(w, "llama.rope.dimension_count", (uint32_t)p->head_dim);
+    gguf_writer_f32(w, "llama.rope.freq_base", 10000.0f);
+    gguf_writer_u32(w, "llama.vocab_size", (uint32_t)p->n_vocab);
+}
+
+/* ---- checks ---- */
+
+static int
+check_range(const char *what, int v, int least, int most, struct err *err)
+{
+    if (v >= least && v <= most)
+        return 0;
+    return err_set(err, CE_EINVAL, "%s: %d is not from %d to %d", what, v, least, most);
+}
+
+static int
+check_params(const struct synth_params *p, struct err *err)
+{
+    int rc;
+
+    if ((rc = check_range("n_layers", p->n_layers, 1, 1024, err)) != 0 ||
+        (rc = check_range("d_model", p->d_model, 2, 65536, err)) != 0 ||
+        (rc = check_range("n_heads", p->n_heads, 1, 1024, err)) != 0 ||
+        (rc = check_range("n_kv_heads", p->n_kv_heads, 1, p->n_heads, err)) != 0 ||
+        (rc = check_range("head_dim", p->head_dim, 2, 1024, err)) != 0 ||
+        (rc = check_range("d_ff", p->d_ff, 1, 1 << 20, err)) != 0 ||
+        (rc = check_range("n_ctx", p->n_ctx, 1, 1 << 24, err)) != 0 ||
+        (rc = check_range("n_vocab", p->n_vocab, SYNTH_MIN_VOCAB, 1 << 20, err)) != 0)
+        return rc;
+    if (p->n_heads % p->n_kv_heads != 0)
+        return err_set(err, CE_EINVAL, "n_heads: %d is not a multiple of n_kv_heads %d",
+                       p->n_heads, p->n_kv_heads);
+    if (p->head_dim % 2 != 0)
+        return err_set(err, CE_EINVAL, "head_dim: %d is odd", p->head_dim);
+    if (quant_row_bytes(p->type, QUANT_BLOCK) == 0)
+        return err_set(err, CE_EUNSUPPORTED,
+                       "type: %s is not one of F32, F16, Q8_0, Q4_0, Q4_1",
+                       gguf_type_name(p->type));
+    return 0;
+}
+
+/* ---- files ---- */
+
+static int
+job_finish(struct job *j, const char *path)
+{
+    size_t i;
+
+    if (j->rc == 0)
+        j->rc = gguf_writer_finish(j->w, path, j->err);
+    gguf_writer_free(j->w);
+    for (i = 0; i < j->n_owned; i++)
+        free(j->owned[i]);
+    free(j->owned);
+    return j->rc;
+}
+
+void
+synth_params_init(struct synth_params *p)
+{
+    *p = (struct synth_params){ .n_layers = 4,
+                                .d_model = 64,
+                                .n_heads = 4,
+                                .n_kv_heads = 2,
+                                .head_dim = 16,
+                                .d_ff = 128,
+                                .n_ctx = 512,
+                                .n_vocab = SYNTH_MIN_VOCAB,
+                                .tied = true,
+                                .type = GGUF_F32,
+                                .seed = 1 };
+}
+
+int
+synth_model(const struct synth_params *p, const char *path, struct err *err)
+{
+    struct job j = { .p = p, .err = err };
+    size_t d = (size_t)p->d_model, v = (size_t)p->n_vocab;
+    int i;
+
+    if ((j.rc = check_params(p, err)) != 0 || (j.rc = gguf_writer_new(&j.w, err)) != 0)
+        return j.rc;
+    put_config(j.w, p);
+    j.rc = synth_write_vocab(j.w, p->n_vocab, err);
+    put_matrix(&j, "token_embd.weight", p->type, v, d, 4 / sqrt((double)d), 0);
+    for (i = 0; i < p->n_layers; i++)
+        put_block(&j, i);
+    put_vector(&j, "output_norm.weight", d, 1.0f, 0.1f);
+    if (!p->tied)
+        put_matrix(&j, "output.weight", p->type, v, d, 4 / sqrt((double)d), 0);
+    return job_finish(&j, path);
+}
+
+static void
+put_exit(struct job *j, int layer, size_t width)
+{
+    size_t d = (size_t)j->p->d_model;
+    double in = 1 / sqrt((double)d);
+    char name[64];
+
+    snprintf(name, sizeof(name), "exit.%d.map.weight", layer);
+    put_matrix(j, name, GGUF_F16, d, d, 0.1 * in, 1.0f);
+    snprintf(name, sizeof(name), "exit.%d.map.bias", layer);
+    put_vector(j, name, d, 0.0f, 0.1f);
+    snprintf(name, sizeof(name), "exit.%d.gate.weight", layer);
+    put_matrix(j, name, GGUF_F16, width, d, in, 0);
+    snprintf(name, sizeof(name), "exit.%d.up.weight", layer);
+    put_matrix(j, name, GGUF_F16, width, d, in, 0);
+    snprintf(name, sizeof(name), "exit.%d.down.weight", layer);
+    put_matrix(j, name, GGUF_F16, d, width, 0.5 / sqrt((double)width), 0);
+}
+
+static int
+put_exit_keys(struct job *j, const char *model_path, const int *layers, int n)
+{
+    struct gguf_str kinds[64];
+    float theta[64];
+    int32_t at[64];
+    uint8_t digest[SHA256_BYTES];
+    char text[SHA256_TEXT];
+    int i, rc;
+
+    if ((rc = check_range("n_exits", n, 1, 64, j->err)) != 0 ||
+        (rc = sha256_file(model_path, digest, j->err)) != 0)
+        return rc;
+    sha256_text(digest, text);
+    for (i = 0; i < n; i++) {
+        if ((rc = check_range("exit layer", layers[i], i > 0 ? layers[i - 1] + 1 : 1,
+                              j->p->n_layers - 1, j->err)) != 0)
+            return rc;
+        at[i] = layers[i];
+        kinds[i] = (struct gguf_str){ "mlp", 3 };
+        theta[i] = 0.8f;
+    }
+    put_str(j->w, "general.architecture", "cecollm-exits");
+    put_str(j->w, "cecollm.exit.model_file_sha256", text);
+    gguf_writer_u32(j->w, "cecollm.exit.version", 1);
+    gguf_writer_i32_array(j->w, "cecollm.exit.layers", at, (size_t)n);
+    gguf_writer_str_array(j->w, "cecollm.exit.kinds", kinds, (size_t)n);
+    gguf_writer_f32_array(j->w, "cecollm.exit.theta", theta, (size_t)n);
+    return 0;
+}
+
+int
+synth_exits(const struct synth_params *p, const char *model_path, const int *layers,
+            int n_exits, int width, const char *path, struct err *err)
+{
+    struct job j = { .p = p, .err = err };
+    int i;
+
+    if ((j.rc = check_params(p, err)) != 0 ||
+        (j.rc = check_range("exit width", width, 1, 1 << 20, err)) != 0 ||
+        (j.rc = gguf_writer_new(&j.w, err)) != 0)
+        return j.rc;
+    j.rc = put_exit_keys(&j, model_path, layers, n_exits);
+    for (i = 0; i < n_exits && j.rc == 0; i++)
+        put_exit(&j, layers[i], (size_t)width);
+    return job_finish(&j, path);
+}
