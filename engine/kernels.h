@@ -140,6 +140,5 @@ const struct kernels *kernels_at(int i);
 void kernels_scalar_install(struct kernels *k);
 void kernels_avx2_install(struct kernels *k);
 void kernels_avx512_install(struct kernels *k);
-void kernels_neon_install(struct kernels *k);
 
 #endif

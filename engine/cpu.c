@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * cpu.c - asks cpuid for instructions, and xgetbv whether the system saves their
+ * registers.
+ *
+ * A hypervisor may show AVX-512 while the kernel does not save its registers, so
+ * both are asked; neither alone is enough.
+ */
+#include "engine/cpu.h"
+
+#include <stdint.h>
+#include <string.h>
+
+/* One row per thing a set needs. */
+struct feature {
+    unsigned set;
+    const char *name;
+    int present;
+};
+
+#define MAX_FEATURES 12
+
+#if defined(__x86_64__)
+
+#include <cpuid.h>
+
+#define XCR0_AVX    0x06u /* SSE and upper halves of ymm */
+#define XCR0_AVX512 0xe6u /* and masks, upper halves of zmm, zmm16 and up */
+
+static uint64_t
+saved_registers(void)
+{
+    uint32_t low, high;
+
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+static int
+list_features(struct feature f[MAX_FEATURES])
+{
+    unsigned a, b = 0, c = 0, d, c1 = 0, n = 0;
+    uint64_t xcr0 = 0;
+
+    if (__get_cpuid(1, &a, &b, &c1, &d) && (c1 & bit_OSXSAVE))
+        xcr0 = saved_registers();
+    b = c = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
+        b = c = 0;
+    f[n++] = (struct feature){ CPU_AVX2, "avx2", (b & bit_AVX2) != 0 };
+    f[n++] = (struct feature){ CPU_AVX2, "fma", (c1 & bit_FMA) != 0 };
+    f[n++] = (struct feature){ CPU_AVX2, "f16c", (c1 & bit_F16C) != 0 };
+    f[n++] = (struct feature){ CPU_AVX2, "the system saving ymm registers",
+                               (xcr0 & XCR0_AVX) == XCR0_AVX };
+    f[n++] = (struct feature){ CPU_AVX512, "avx512f", (b & bit_AVX512F) != 0 };
+    f[n++] = (struct feature){ CPU_AVX512, "avx512bw", (b & bit_AVX512BW) != 0 };
+    f[n++] = (struct feature){ CPU_AVX512, "avx512vl", (b & bit_AVX512VL) != 0 };
+    f[n++] = (struct feature){ CPU_AVX512, "avx512dq", (b & bit_AVX512DQ) != 0 };
+    f[n++] = (struct feature){ CPU_AVX512, "avx512_vnni", (c & bit_AVX512VNNI) != 0 };
+    f[n++] = (struct feature){ CPU_AVX512, "the system saving zmm registers",
+                               (xcr0 & XCR0_AVX512) == XCR0_AVX512 };
+    f[n++] = (struct feature){ CPU_NEON, "an ARM processor", 0 };
+    return (int)n;
+}
+
+#elif defined(__aarch64__)
+
+#include <sys/auxv.h>
+
+#define HWCAP_DOT_PRODUCT (1ul << 20)
+
+static int
+list_features(struct feature f[MAX_FEATURES])
+{
+    int n = 0;
+
+    f[n++] = (struct feature){ CPU_NEON, "asimddp",
+                               (getauxval(AT_HWCAP) & HWCAP_DOT_PRODUCT) != 0 };
+    f[n++] = (struct feature){ CPU_AVX2 | CPU_AVX512, "an x86-64 processor", 0 };
+    return n;
+}
+
+#else
+
+static int
+list_features(struct feature f[MAX_FEATURES])
+{
+    f[0] = (struct feature){ CPU_AVX2 | CPU_AVX512, "an x86-64 processor", 0 };
+    f[1] = (struct feature){ CPU_NEON, "an ARM processor", 0 };
+    return 2;
+}
+
+#endif
+
+unsigned
+cpu_flags(void)
+{
+    struct feature f[MAX_FEATURES];
+    unsigned flags = CPU_AVX2 | CPU_AVX512 | CPU_NEON;
+    int n = list_features(f);
+
+    for (int i = 0; i < n; i++)
+        if (!f[i].present)
+            flags &= ~f[i].set;
+    if (!(flags & CPU_AVX2))
+        flags &= ~CPU_AVX512;
+    return flags;
+}
+
+const char *
+cpu_missing(unsigned wanted, char *text, size_t size)
+{
+    struct feature f[MAX_FEATURES];
+    int n = list_features(f);
+    size_t len = 0;
+
+    if (wanted & CPU_AVX512)
+        wanted |= CPU_AVX2;
+    if (size > 0)
+        text[0] = '\0';
+    for (int i = 0; i < n; i++) {
+        size_t need = strlen(f[i].name) + (len > 0 ? 1 : 0);
+
+        if (f[i].present || !(f[i].set & wanted) || len + need + 1 > size)
+            continue;
+        if (len > 0)
+            text[len++] = ' ';
+        memcpy(text + len, f[i].name, strlen(f[i].name) + 1);
+        len += strlen(f[i].name);
+    }
+    return size > 0 ? text : "";
+}

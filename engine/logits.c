@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * logits.c - merging chunks of logits, the largest few, the hash.
+ *
+ * The largest few are kept in a heap whose root is the entry to beat. Ids are
+ * visited in ascending order, so an equal logit that comes later never wins, and a
+ * chunk whose maximum does not beat the root is skipped without being read.
+ */
+#include "engine/logits.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/mathfn.h"
+
+void
+logits_chunks(const struct kernels *k, struct logit_chunk *chunks, const float *x,
+              size_t n, size_t from, size_t to)
+{
+    for (size_t c = from; c < to; c++) {
+        size_t first = c * LOGIT_CHUNK;
+
+        k->logit_chunk(&chunks[c], x + first,
+                       n - first < LOGIT_CHUNK ? n - first : LOGIT_CHUNK);
+    }
+}
+
+int
+logits_merge(struct logit_summary *out, const struct logit_chunk *chunks, size_t n_chunks)
+{
+    size_t best = 0;
+    float sum = 0.0f;
+
+    for (size_t c = 1; c < n_chunks; c++)
+        if (chunks[c].max > chunks[best].max)
+            best = c;
+    out->max = chunks[best].max;
+    out->argmax = (int32_t)(best * LOGIT_CHUNK) + chunks[best].argmax;
+    for (size_t c = 0; c < n_chunks; c++)
+        sum = fmaf(mathfn_expf(chunks[c].max - out->max), chunks[c].sum, sum);
+    out->lse = (float)((double)out->max + mathfn_ln((double)sum));
+    out->confidence = 1.0f / sum;
+    return isfinite(out->max) && isfinite(sum) ? 0 : CE_EINTERNAL;
+}
+
+/* Order of the result: does a come before b? */
+static int
+ahead(const struct logit_entry *a, const struct logit_entry *b)
+{
+    return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
+}
+
+static int
+by_rank_up(const void *a, const void *b)
+{
+    return ahead(a, b) ? 1 : -1;
+}
+
+static int
+by_rank(const void *a, const void *b)
+{
+    return ahead(a, b) ? -1 : 1;
+}
+
+/* Put `entry` at the root of a heap of n whose root is last in order. */
+static void
+heap_replace_root(struct logit_entry *heap, int n, struct logit_entry entry)
+{
+    int hole = 0;
+
+    for (;;) {
+        int child = 2 * hole + 1;
+
+        if (child >= n)
+            break;
+        if (child + 1 < n && ahead(&heap[child], &heap[child + 1]))
+            child++;
+        if (ahead(&heap[child], &entry))
+            break;
+        heap[hole] = heap[child];
+        hole = child;
+    }
+    heap[hole] = entry;
+}
+
+int
+logits_top(const struct kernels *k, struct logit_entry *top, int n_top, const float *x,
+           size_t n, const struct logit_chunk *chunks)
+{
+    size_t i = 0;
+
+    if (n_top <= 0 || n == 0)
+        return 0;
+    if ((size_t)n_top > n)
+        n_top = (int)n;
+    for (; i < (size_t)n_top; i++)
+        top[i] = (struct logit_entry){ (int32_t)i, x[i] };
+    qsort(top, (size_t)n_top, sizeof(*top), by_rank_up); /* a heap already */
+    while (i < n) {
+        size_t chunk = i / LOGIT_CHUNK;
+        size_t end = (chunk + 1) * LOGIT_CHUNK < n ? (chunk + 1) * LOGIT_CHUNK : n;
+
+        if (!(chunks[chunk].max > top[0].logit)) {
+            i = end;
+            continue;
+        }
+        i = k->find_above(x, i, end, top[0].logit);
+        if (i < end) {
+            heap_replace_root(top, n_top, (struct logit_entry){ (int32_t)i, x[i] });
+            i++;
+        }
+    }
+    qsort(top, (size_t)n_top, sizeof(*top), by_rank);
+    return n_top;
+}
+
+uint64_t
+logits_hash(const float *x, size_t n)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+
+        memcpy(&bits, &x[i], sizeof(bits));
+        h = (h ^ bits) * 0x100000001b3u;
+    }
+    return h;
+}
