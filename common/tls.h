@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * tls.h - TLS 1.3 contexts for both ends, and who the peer is. No sockets, no
+ * event loop: connections belong to the caller.
+ *
+ * Both sides show a certificate and check the other's against one CA file.
+ * There is no resumption, so a session cannot outlive the check; no protocol
+ * but ALPN "cecollm/1". A reload makes a new context and drops the old one:
+ * live connections keep theirs by reference.
+ *
+ * TLS 1.3 lets a client finish its handshake before the server has looked at
+ * the client's certificate: a refusal arrives as an alert at the first read.
+ *
+ * Thread: a context may be used by any thread once made; an SSL by one.
+ */
+#ifndef CE_COMMON_TLS_H
+#define CE_COMMON_TLS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <openssl/ssl.h>
+
+#include "common/error.h"
+
+#define TLS_ALPN "cecollm/1"
+
+struct tls_files {
+    const char *ca;   /* PEM, one or more authorities */
+    const char *cert; /* PEM, own certificate first, then intermediates */
+    const char *key;  /* PEM, not encrypted */
+};
+
+/* Make a context. On failure one line names the file and what is wrong with it:
+ * missing, unreadable, not PEM, expired, not yet valid, key of another
+ * certificate. Free with SSL_CTX_free. */
+int tls_server_new(SSL_CTX **out, const struct tls_files *files,
+                   struct err *err) CE_MUSTCHECK;
+int tls_client_new(SSL_CTX **out, const struct tls_files *files,
+                   struct err *err) CE_MUSTCHECK;
+
+/* A new SSL for a client connection to `host`, a DNS name or an IP address (v6
+ * without brackets): its certificate must be for exactly that. */
+int tls_client_ssl(SSL **out, SSL_CTX *ctx, const char *host,
+                   struct err *err) CE_MUSTCHECK;
+
+struct tls_peer {
+    char name[256];     /* first SAN URI, else first SAN DNS, else CN; else "" */
+    uint8_t sha256[32]; /* of the certificate (DER); equal means the same one */
+};
+
+/* After the handshake: check that the certificate was verified and the ALPN
+ * agreed on, and say who it is. CE_EAUTH when not; then close. */
+int tls_peer_get(SSL *ssl, struct tls_peer *out, struct err *err) CE_MUSTCHECK;
+
+/* Turn the thread's OpenSSL error queue into *err: `what`, then the reason
+ * ("certificate verify failed: unable to get local issuer certificate"). `ssl`
+ * may be NULL. Empties the queue; returns code. */
+int tls_error(struct err *err, int code, const SSL *ssl, const char *what);
+
+#endif
