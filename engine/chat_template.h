@@ -27,7 +27,8 @@ struct chat_message {
 
 struct chat_template;
 
-/* The template of a file, or the one called `name` unless that is NULL or "".
+/* The template of a file, or the one called `name` unless that is NULL or "" (then g
+ * is not looked at).
  * CE_ENOTFOUND when the file has none (a base model); CE_EUNSUPPORTED when it is
  * unknown; both texts list the names known. */
 int chat_template_find(const struct chat_template **out, const struct gguf *g,

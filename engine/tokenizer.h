@@ -19,8 +19,8 @@
 #include "common/error.h"
 #include "engine/gguf.h"
 
-#define TOKENIZER_MAX_TEXT ((size_t)16 << 20) /* bytes of one text to encode */
-#define TOKENIZER_NONE     (-1)               /* "the vocabulary has no such token" */
+#define TOKENIZER_MAX_TEXT ((size_t)4 << 20) /* bytes of one text to encode */
+#define TOKENIZER_NONE     (-1)              /* "the vocabulary has no such token" */
 
 struct tokenizer;
 

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * tokenizer_split.c - the rules by name, and their use through PCRE2.
+ *
+ * The expressions are those the tokenizers were trained with, written for PCRE2.
+ * Two details decide about equality at the edges:
+ *   - White space is Unicode's White_Space, spelt out: PCRE2's \s counts U+180E,
+ *     which Unicode no longer does.
+ *   - A piece is matched as a subject of its own, so "(?!\S)" sees the end of the
+ *     piece, not the character behind it: "a  5" is cut before 5 first (smollm).
+ * Every alternative begins differently or backs up by single characters, so the
+ * work is linear in the text; the match limit is a fuse, not a policy.
+ *
+ * Used by: tokenizer.c. Thread: immutable when compiled; match data per call.
+ */
+#include "engine/tokenizer_split.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include "engine/utf8_stream.h"
+
+#define MAX_LEVELS  3
+#define MAX_NAMES   3
+#define MATCH_LIMIT 100000000
+
+/* White_Space, inside a class. */
+#define WS                                                                               \
+    "\\x09-\\x0d\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}"                             \
+    "\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+
+#define SPACES "[" WS "]+(?![^" WS "])|[" WS "]+"
+
+#define GPT2                                                                             \
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" WS "\\p{L}\\p{N}]+|" SPACES
+
+#define MODERN(digits)                                                                   \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^" WS      \
+    "\\p{L}\\p{N}]+[\\r\\n]*|[" WS "]*[\\r\\n]+|" SPACES
+
+static const struct rule {
+    const char *names[MAX_NAMES];
+    const char *levels[MAX_LEVELS];
+    bool whole_words; /* a word that is a token is not merged from its bytes */
+    bool default_bos;
+} rules[] = {
+    { { "smollm" }, { "\\p{N}", GPT2 }, false, false },
+    { { "gpt-2", "gpt2" }, { GPT2 }, false, false },
+    { { "llama-bpe", "llama3", "llama-v3" }, { MODERN("\\p{N}{1,3}") }, true, true },
+    { { "qwen2" }, { MODERN("\\p{N}") }, false, false },
+};
+
+#define N_RULES (sizeof(rules) / sizeof(rules[0]))
+
+struct split {
+    const struct rule *rule;
+    pcre2_code *levels[MAX_LEVELS];
+    int n_levels;
+    pcre2_match_context *limits;
+};
+
+/* ---- opening ---- */
+
+static const struct rule *
+find_rule(const char *name, size_t len)
+{
+    size_t i, k;
+
+    for (i = 0; i < N_RULES; i++)
+        for (k = 0; k < MAX_NAMES && rules[i].names[k] != NULL; k++)
+            if (strlen(rules[i].names[k]) == len &&
+                memcmp(rules[i].names[k], name, len) == 0)
+                return &rules[i];
+    return NULL;
+}
+
+static int
+unknown_rule(const char *name, size_t len, struct err *err)
+{
+    char known[200] = "";
+    size_t i, k;
+
+    for (i = 0; i < N_RULES; i++)
+        for (k = 0; k < MAX_NAMES && rules[i].names[k] != NULL; k++) {
+            if (known[0] != '\0')
+                strncat(known, ", ", sizeof(known) - strlen(known) - 1);
+            strncat(known, rules[i].names[k], sizeof(known) - strlen(known) - 1);
+        }
+    return err_set(err, CE_EUNSUPPORTED,
+                   "pre-tokeniser \"%.*s\" is not known (known: %s)",
+                   len < 64 ? (int)len : 64, name, known);
+}
+
+static int
+compile(struct split *s, const char *pattern, struct err *err)
+{
+    PCRE2_SIZE at;
+    int code;
+    pcre2_code *re = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+                                   PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
+
+    if (re == NULL)
+        return err_set(err, CE_EINTERNAL,
+                       "PCRE2 error %d at %zu of a pre-tokeniser's expression", code,
+                       (size_t)at);
+    s->levels[s->n_levels++] = re;
+    (void)pcre2_jit_compile(re, PCRE2_JIT_COMPLETE); /* without: the same, slower */
+    return 0;
+}
+
+int
+split_open(struct split **out, const char *name, size_t len, struct err *err)
+{
+    const struct rule *rule = find_rule(name, len);
+    struct split *s;
+    int i, rc = 0;
+
+    *out = NULL;
+    if (rule == NULL)
+        return unknown_rule(name, len, err);
+    s = calloc(1, sizeof(*s));
+    if (s == NULL)
+        return err_set(err, CE_ENOMEM, "no memory for the pre-tokeniser");
+    s->rule = rule;
+    s->limits = pcre2_match_context_create(NULL);
+    if (s->limits == NULL)
+        rc = err_set(err, CE_ENOMEM, "no memory for the pre-tokeniser");
+    else
+        pcre2_set_match_limit(s->limits, MATCH_LIMIT);
+    for (i = 0; i < MAX_LEVELS && rule->levels[i] != NULL && rc == 0; i++)
+        rc = compile(s, rule->levels[i], err);
+    if (rc != 0)
+        split_free(s);
+    else
+        *out = s;
+    return rc;
+}
+
+void
+split_free(struct split *s)
+{
+    int i;
+
+    if (s == NULL)
+        return;
+    for (i = 0; i < s->n_levels; i++)
+        pcre2_code_free(s->levels[i]);
+    pcre2_match_context_free(s->limits);
+    free(s);
+}
+
+const char *
+split_name(const struct split *s)
+{
+    return s->rule->names[0];
+}
+
+bool
+split_whole_words(const struct split *s)
+{
+    return s->rule->whole_words;
+}
+
+bool
+split_default_bos(const struct split *s)
+{
+    return s->rule->default_bos;
+}
+
+/* ---- cutting ---- */
+
+/* One call of split_each. */
+struct cut {
+    const struct split *s;
+    pcre2_match_data *match[MAX_LEVELS];
+    split_word_fn *fn;
+    void *ctx;
+};
+
+/* First match in text[at..len): > 0 found, 0 none, negative CE_E*. */
+static int
+next_match(const struct cut *c, int level, const char *text, size_t len, size_t at,
+           size_t *from, size_t *to)
+{
+    const pcre2_code *re = c->s->levels[level];
+    const PCRE2_SIZE *found = pcre2_get_ovector_pointer(c->match[level]);
+    int rc = pcre2_match(re, (PCRE2_SPTR)text, len, at, PCRE2_NO_UTF_CHECK,
+                         c->match[level], c->s->limits);
+
+    if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
+        rc = pcre2_match(re, (PCRE2_SPTR)text, len, at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+                         c->match[level], c->s->limits);
+    if (rc == PCRE2_ERROR_NOMATCH)
+        return 0;
+    if (rc < 0)
+        return rc == PCRE2_ERROR_NOMEMORY ? CE_ENOMEM : CE_EINTERNAL;
+    *from = found[0];
+    *to = found[1];
+    return *to > *from ? 1 : 0;
+}
+
+/* Cut valid UTF-8 by the expressions from `level` on. */
+static int
+cut_piece(const struct cut *c, int level, const char *text, size_t len)
+{
+    size_t at = 0, from, to;
+    int rc;
+
+    if (level == c->s->n_levels)
+        return c->fn(c->ctx, text, len);
+    while (at < len) {
+        rc = next_match(c, level, text, len, at, &from, &to);
+        if (rc < 0)
+            return rc;
+        if (rc == 0)
+            from = to = len;
+        if (from > at && (rc = cut_piece(c, level + 1, text + at, from - at)) != 0)
+            return rc;
+        if (to > from && (rc = cut_piece(c, level + 1, text + from, to - from)) != 0)
+            return rc;
+        at = to;
+    }
+    return 0;
+}
+
+/* Length of the run of bytes at in[0] that are not whole characters. */
+static size_t
+invalid_run(const char *in, size_t len)
+{
+    size_t at = 0;
+
+    while (at < len && utf8_char(in + at, len - at) <= 0)
+        at++;
+    return at;
+}
+
+static int
+cut_text(const struct cut *c, const char *text, size_t len)
+{
+    size_t n;
+    int rc = 0;
+
+    while (len > 0 && rc == 0) {
+        n = utf8_valid_prefix(text, len);
+        if (n > 0) {
+            rc = cut_piece(c, 0, text, n);
+        } else {
+            n = invalid_run(text, len);
+            rc = c->fn(c->ctx, text, n);
+        }
+        text += n;
+        len -= n;
+    }
+    return rc;
+}
+
+int
+split_each(const struct split *s, const char *text, size_t len, split_word_fn *fn,
+           void *ctx)
+{
+    struct cut c = { .s = s, .fn = fn, .ctx = ctx };
+    int i, rc = 0;
+
+    for (i = 0; i < s->n_levels; i++) {
+        c.match[i] = pcre2_match_data_create(1, NULL);
+        if (c.match[i] == NULL)
+            rc = CE_ENOMEM;
+    }
+    if (rc == 0)
+        rc = cut_text(&c, text, len);
+    for (i = 0; i < s->n_levels; i++)
+        pcre2_match_data_free(c.match[i]);
+    return rc;
+}
