@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * kernels_avx2_matmul.c - matrix products with vpmaddubsw.
+ *
+ * One template per format works on a tile of 16 outputs (two registers of eight
+ * lanes) and R rows of activations; R is a constant, so sums stay in registers.
+ * Rows are taken four at a time (more would spill), the rest by smaller R. A tile
+ * is a few KiB and stays in the first-level cache while all rows pass over it.
+ *
+ * Nibbles are at most 15 and activations at most 127, so the pairs that vpmaddubsw
+ * adds are within 3,810, and the eight of them that make a block's lane within
+ * 30,480: they are added as 16-bit integers, and one vpmaddwd finishes the block.
+ * Signed bytes take their sign over to the activation first; a pair is then within
+ * 32,512, and has to be widened at once.
+ */
+#include "engine/kernels_avx2.h"
+
+#define ROWS 4 /* of activations, at a time */
+
+TEMPLATE __m256i
+broadcast4(const int8_t *q)
+{
+    int32_t four;
+
+    memcpy(&four, q, sizeof(four));
+    return _mm256_set1_epi32(four);
+}
+
+/* Store R rows of a tile of which the first n_valid outputs exist. */
+TEMPLATE void
+store_tile(float *y, size_t y_stride, size_t n_valid, __m256 (*acc)[2], const int R)
+{
+    float whole[PACKED_ROWS];
+
+    for (int r = 0; r < R; r++, y += y_stride) {
+        if (n_valid >= PACKED_ROWS) {
+            _mm256_storeu_ps(y, acc[r][0]);
+            _mm256_storeu_ps(y + 8, acc[r][1]);
+            continue;
+        }
+        _mm256_storeu_ps(whole, acc[r][0]);
+        _mm256_storeu_ps(whole + 8, acc[r][1]);
+        memcpy(y, whole, n_valid * sizeof(*y));
+    }
+}
+
+/* ---- nibbles ---- */
+
+/* Sums of products of one block: sum[r][h] are 16-bit pairs for lanes 8h .. 8h+7. */
+TEMPLATE void
+block_q4(__m256i (*sum)[2], const uint8_t *codes, const struct act_group *a,
+         size_t a_stride, const int R)
+{
+    const __m256i low_bits = _mm256_set1_epi8(15);
+
+    for (int c = 0; c < 4; c++) {
+        __m256i w0 = _mm256_load_si256((const __m256i *)(codes + 64 * c));
+        __m256i w1 = _mm256_load_si256((const __m256i *)(codes + 64 * c + 32));
+        __m256i low0 = _mm256_and_si256(w0, low_bits);
+        __m256i low1 = _mm256_and_si256(w1, low_bits);
+        __m256i high0 = _mm256_and_si256(_mm256_srli_epi16(w0, 4), low_bits);
+        __m256i high1 = _mm256_and_si256(_mm256_srli_epi16(w1, 4), low_bits);
+
+        for (int r = 0; r < R; r++) {
+            const int8_t *q = a[(size_t)r * a_stride].q + 4 * c;
+            __m256i x = broadcast4(q), z = broadcast4(q + 16);
+            __m256i p0 = _mm256_maddubs_epi16(low0, x);
+            __m256i p1 = _mm256_maddubs_epi16(low1, x);
+
+            sum[r][0] = c == 0 ? p0 : _mm256_add_epi16(sum[r][0], p0);
+            sum[r][1] = c == 0 ? p1 : _mm256_add_epi16(sum[r][1], p1);
+            sum[r][0] = _mm256_add_epi16(sum[r][0], _mm256_maddubs_epi16(high0, z));
+            sum[r][1] = _mm256_add_epi16(sum[r][1], _mm256_maddubs_epi16(high1, z));
+        }
+    }
+}
+
+TEMPLATE void
+tile_q4_1(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
+          const uint8_t *scales, const struct act_group *a, size_t n_blocks, const int R)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256 acc[ROWS][2];
+
+    for (int r = 0; r < R; r++)
+        acc[r][0] = acc[r][1] = _mm256_setzero_ps();
+    for (size_t b = 0; b < n_blocks; b++, codes += 256, scales += 64) {
+        __m256i sum[ROWS][2];
+
+        block_q4(sum, codes, a + b, n_blocks, R);
+        for (int h = 0; h < 2; h++) {
+            __m256 dw = load_half8(scales + 16 * h),
+                   mw = load_half8(scales + 32 + 16 * h);
+
+            for (int r = 0; r < R; r++) {
+                const struct act_group *g = &a[(size_t)r * n_blocks + b];
+                __m256 t = _mm256_cvtepi32_ps(_mm256_madd_epi16(sum[r][h], ones));
+
+                acc[r][h] = _mm256_fmadd_ps(_mm256_mul_ps(t, dw), _mm256_set1_ps(g->d),
+                                            acc[r][h]);
+                acc[r][h] = _mm256_fmadd_ps(mw, _mm256_set1_ps(g->e), acc[r][h]);
+            }
+        }
+    }
+    store_tile(y, y_stride, n_valid, acc, R);
+}
+
+TEMPLATE void
+tile_q4_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
+          const uint8_t *scales, const struct act_group *a, size_t n_blocks, const int R)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256 acc[ROWS][2];
+
+    for (int r = 0; r < R; r++)
+        acc[r][0] = acc[r][1] = _mm256_setzero_ps();
+    for (size_t b = 0; b < n_blocks; b++, codes += 256, scales += 32) {
+        __m256i sum[ROWS][2];
+
+        block_q4(sum, codes, a + b, n_blocks, R);
+        for (int h = 0; h < 2; h++) {
+            __m256 dw = load_half8(scales + 16 * h);
+            __m256 shift = _mm256_mul_ps(dw, _mm256_set1_ps(-ACT_MAGIC_F)); /* exact */
+
+            for (int r = 0; r < R; r++) {
+                const struct act_group *g = &a[(size_t)r * n_blocks + b];
+                __m256i i = _mm256_add_epi32(_mm256_madd_epi16(sum[r][h], ones),
+                                             _mm256_set1_epi32(g->bias8));
+                __m256 t = _mm256_fmadd_ps(_mm256_castsi256_ps(i), dw, shift);
+
+                acc[r][h] = _mm256_fmadd_ps(t, _mm256_set1_ps(g->d), acc[r][h]);
+            }
+        }
+    }
+    store_tile(y, y_stride, n_valid, acc, R);
+}
+
+/* ---- signed bytes ---- */
+
+TEMPLATE void
+block_q8(__m256i (*sum)[2], const uint8_t *codes, const struct act_group *a,
+         size_t a_stride, const int R)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+
+    for (int c = 0; c < 8; c++) {
+        for (int h = 0; h < 2; h++) {
+            __m256i w = _mm256_load_si256((const __m256i *)(codes + 64 * c + 32 * h));
+            __m256i size = _mm256_abs_epi8(w); /* 128 as an unsigned byte */
+
+            for (int r = 0; r < R; r++) {
+                __m256i x = broadcast4(a[(size_t)r * a_stride].q + 4 * c);
+                __m256i p = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, w));
+
+                p = _mm256_madd_epi16(p, ones);
+                sum[r][h] = c == 0 ? p : _mm256_add_epi32(sum[r][h], p);
+            }
+        }
+    }
+}
+
+TEMPLATE void
+tile_q8_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
+          const uint8_t *scales, const struct act_group *a, size_t n_blocks, const int R)
+{
+    __m256 acc[ROWS][2];
+
+    for (int r = 0; r < R; r++)
+        acc[r][0] = acc[r][1] = _mm256_setzero_ps();
+    for (size_t b = 0; b < n_blocks; b++, codes += 512, scales += 32) {
+        __m256i sum[ROWS][2];
+
+        block_q8(sum, codes, a + b, n_blocks, R);
+        for (int h = 0; h < 2; h++) {
+            __m256 dw = load_half8(scales + 16 * h);
+
+            for (int r = 0; r < R; r++) {
+                __m256 t = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[r][h]), dw);
+                __m256 d = _mm256_set1_ps(a[(size_t)r * n_blocks + b].d);
+
+                acc[r][h] = _mm256_fmadd_ps(t, d, acc[r][h]);
+            }
+        }
+    }
+    store_tile(y, y_stride, n_valid, acc, R);
+}
+
+/* ---- floats ---- */
+
+TEMPLATE __m256
+load_plain8(const uint8_t *values, size_t index, const int half)
+{
+    if (half)
+        return load_half8(values + index * 2);
+    return _mm256_load_ps((const float *)(const void *)values + index);
+}
+
+/* T tiles side by side, so that a single row has enough independent sums. */
+TEMPLATE void
+tiles_plain(float *y, size_t y_stride, size_t n_valid, const uint8_t *values,
+            size_t tile_bytes, const float *x, size_t n_in, const int half, const int T,
+            const int R)
+{
+    __m256 acc[4][ROWS][2];
+
+    for (int t = 0; t < T; t++)
+        for (int r = 0; r < R; r++)
+            acc[t][r][0] = acc[t][r][1] = _mm256_setzero_ps();
+    for (size_t i = 0; i < n_in; i++) {
+        for (int t = 0; t < T; t++) {
+            const uint8_t *tile = values + (size_t)t * tile_bytes;
+            __m256 w0 = load_plain8(tile, i * PACKED_ROWS, half);
+            __m256 w1 = load_plain8(tile, i * PACKED_ROWS + 8, half);
+
+            for (int r = 0; r < R; r++) {
+                __m256 v = _mm256_set1_ps(x[(size_t)r * n_in + i]);
+
+                acc[t][r][0] = _mm256_fmadd_ps(w0, v, acc[t][r][0]);
+                acc[t][r][1] = _mm256_fmadd_ps(w1, v, acc[t][r][1]);
+            }
+        }
+    }
+    for (int t = 0; t < T; t++)
+        store_tile(y + t * PACKED_ROWS, y_stride, n_valid - (size_t)t * PACKED_ROWS,
+                   acc[t], R);
+}
+
+/* ---- all rows over a range of tiles ---- */
+
+/* A matrix product of quantised weights out of its template. */
+#define DEFINE_MATMUL(name)                                                              \
+    static void matmul_##name(float *y, size_t y_stride, const struct packed *w,         \
+                              size_t tile_from, size_t tile_to,                          \
+                              const struct activations *a)                               \
+    {                                                                                    \
+        size_t n_blocks = w->n_in / PACKED_BLOCK;                                        \
+                                                                                         \
+        for (size_t t = tile_from; t < tile_to; t++) {                                   \
+            const uint8_t *codes = packed_tile(w, t), *scales = codes + w->scale_offset; \
+            size_t n_valid = w->n_out - t * PACKED_ROWS;                                 \
+            const struct act_group *g = a->groups;                                       \
+            float *out = y + t * PACKED_ROWS;                                            \
+            size_t rows = a->n_rows;                                                     \
+                                                                                         \
+            for (; rows >= 4; rows -= 4, g += 4 * n_blocks, out += 4 * y_stride)         \
+                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, 4);      \
+            if (rows == 3)                                                               \
+                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, 3);      \
+            else if (rows == 2)                                                          \
+                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, 2);      \
+            else if (rows == 1)                                                          \
+                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, 1);      \
+        }                                                                                \
+    }
+
+DEFINE_MATMUL(q4_0)
+DEFINE_MATMUL(q4_1)
+DEFINE_MATMUL(q8_0)
+
+TEMPLATE void
+matmul_plain(float *y, size_t y_stride, const struct packed *w, size_t tile_from,
+             size_t tile_to, const struct activations *a, const int half)
+{
+    size_t step = a->n_rows < 4 ? 4 : 1;
+
+    for (size_t t = tile_from; t < tile_to; t += step) {
+        const uint8_t *tile = packed_tile(w, t);
+        size_t n_valid = w->n_out - t * PACKED_ROWS, rows = a->n_rows;
+        const float *x = a->x;
+        float *out = y + t * PACKED_ROWS;
+
+        if (step > tile_to - t)
+            step = 1;
+        for (; rows >= 4; rows -= 4, x += 4 * w->n_in, out += 4 * y_stride)
+            tiles_plain(out, y_stride, n_valid, tile, w->tile_bytes, x, w->n_in, half, 1,
+                        4);
+        for (; rows > 0; rows--, x += w->n_in, out += y_stride) {
+            if (step == 4)
+                tiles_plain(out, y_stride, n_valid, tile, w->tile_bytes, x, w->n_in, half,
+                            4, 1);
+            else
+                tiles_plain(out, y_stride, n_valid, tile, w->tile_bytes, x, w->n_in, half,
+                            1, 1);
+        }
+    }
+}
+
+static void
+matmul_f16(float *y, size_t y_stride, const struct packed *w, size_t tile_from,
+           size_t tile_to, const struct activations *a)
+{
+    matmul_plain(y, y_stride, w, tile_from, tile_to, a, 1);
+}
+
+static void
+matmul_f32(float *y, size_t y_stride, const struct packed *w, size_t tile_from,
+           size_t tile_to, const struct activations *a)
+{
+    matmul_plain(y, y_stride, w, tile_from, tile_to, a, 0);
+}
+
+void
+kernels_avx2_install_matmul(struct kernels *k)
+{
+    k->matmul[PACKED_Q4_0] = matmul_q4_0;
+    k->matmul[PACKED_Q4_1] = matmul_q4_1;
+    k->matmul[PACKED_Q8_0] = matmul_q8_0;
+    k->matmul[PACKED_F16] = matmul_f16;
+    k->matmul[PACKED_F32] = matmul_f32;
+}
