@@ -19,7 +19,7 @@
  *   4. w_i = exp((x_i - x_0) / temperature) of the kept; the token is the first i
  *      with w_0 + .. + w_i > u * (w_0 + .. + w_last), u from sampler_uniform.
  * So top-p and min-p cut by the model's own probabilities, of all tokens, and the
- * temperature shapes what is left. exp is mathfn_d.h's: the same bits everywhere.
+ * temperature shapes what is left. exp is mathfn_exp: the same bits everywhere.
  *
  * Thread: pure functions.
  */
@@ -34,13 +34,13 @@
 #define SAMPLER_MAX_ROW 128 /* logits of a row, as BACKEND_MAX_TOP */
 
 struct sampler_params {
-    double temperature;        /* 0: greedy; to 100 */
+    double temperature;        /* 0: greedy; else 0.001 to 100 */
     int top_k;                 /* 0: no limit; to SAMPLER_MAX_ROW */
-    double top_p;              /* (0, 1]; 1: no limit */
-    double min_p;              /* [0, 1]; 0: no limit */
-    double repetition_penalty; /* (0, 10]; 1: none */
-    double presence_penalty;   /* [-10, 10]; 0: none */
-    double frequency_penalty;  /* [-10, 10]; 0: none */
+    double top_p;              /* 0.000001 to 1; 1: no limit */
+    double min_p;              /* 0 to 1; 0: no limit */
+    double repetition_penalty; /* 0.001 to 10; 1: none */
+    double presence_penalty;   /* -10 to 10; 0: none */
+    double frequency_penalty;  /* -10 to 10; 0: none */
     uint64_t seed;
 };
 
