@@ -82,34 +82,10 @@ one_try() # what it is, command...
     return $status
 }
 
-# Cases of one test program, from its log: TAP lines as cmocka and our scripts
-# write them, the summary of Python's unittest, else the program as one case.
-# Prints "passed failed skipped".
-cases() # file.trs
+cases() # file.trs: prints "passed failed skipped"
 {
-    result=$(sed -n 's/^:test-result: *\([A-Z]*\).*/\1/p' "$1" | head -n 1)
-    awk -v result="$result" '
-        /^(not )?ok [0-9]+ .*# *[Ss][Kk][Ii][Pp]/ { skip++; next }
-        /^not ok/ { fail++; next }
-        /^ok / { pass++; next }
-        /^Ran [0-9]+ tests? in / { ran = $2; next }
-        /^(OK|FAILED)( \(.*\))?$/ && ran {
-            n = split($0, part, /[(,)]/)
-            for (i = 1; i <= n; i++) {
-                split(part[i], kv, "=")
-                gsub(/ /, "", kv[1])
-                if (kv[1] == "failures" || kv[1] == "errors") { fail += kv[2]; ran -= kv[2] }
-                if (kv[1] == "skipped") { skip += kv[2]; ran -= kv[2] }
-            }
-            pass += ran
-            ran = 0
-        }
-        END {
-            bad = result != "PASS" && result != "SKIP" && result != "XFAIL"
-            if (bad && !fail) fail = 1
-            if (!bad && !(pass + fail + skip)) { if (result == "SKIP") skip = 1; else pass = 1 }
-            print pass + 0, fail + 0, skip + 0
-        }' "${1%.trs}.log"
+    awk -v result="$(sed -n 's/^:test-result: *\([A-Z]*\).*/\1/p' "$1" | head -n 1)" \
+        -f build-aux/test-cases.awk "${1%.trs}.log"
 }
 
 # Add the cases of every program that a folder's suite ran; show the end of the

@@ -56,8 +56,8 @@ done
 cd "$src" || exit 99
 for doc in README.md doc/*.md models/README.md; do
     [ -f "$doc" ] || continue
-    grep -oE '(^|[^A-Za-z0-9_./<>$-])(common|engine|gpu|server|agent|tools|bench|etc|man|tests|doc|build-aux|m4)/[][A-Za-z0-9_.*/-]+' "$doc" |
-        sed -e 's/^[^a-z]//' -e 's/[.]*$//' | sort -u |
+    grep -oE '(^|[^A-Za-z0-9_./<>=$-])(common|engine|gpu|server|agent|tools|bench|etc|man|tests|doc|build-aux|m4)/[][A-Za-z0-9_.*/-]+' "$doc" |
+        sed -e 's/^[^a-z]//' -e '/\[/!s/].*//' -e 's/[.]*$//' | sort -u |
         while read -r name; do
             # shellcheck disable=SC2086 # the name may be a glob
             ls -d $name >/dev/null 2>&1 || echo "$doc names $name"

@@ -4,7 +4,7 @@
 # say how many lines of common/ engine/ server/ agent/ ran, fail below 85 %.
 # COVERAGE_MIN changes the bar. The uncovered lines: lcov's genhtml DIR/lines.
 set -e
-srcdir=$1
+srcdir=$(cd "$1" && pwd -P)
 dir=$2
 min=${COVERAGE_MIN:-85}
 command -v lcov >/dev/null || {
