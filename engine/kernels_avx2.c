@@ -274,4 +274,5 @@ kernels_avx2_install(struct kernels *k)
     k->logit_chunk = logit_chunk;
     k->find_above = find_above;
     kernels_avx2_install_matmul(k);
+    kernels_avx2_install_attention(k);
 }

@@ -16,6 +16,10 @@
 
 #define ROWS 4 /* of activations, at a time */
 
+/* Integer sums may be taken in any order, and GCC then computes all products of a
+ * block before it adds one, which spills them. This makes it add as written. */
+#define KEEP_ORDER(sum) __asm__("" : "+x"(sum))
+
 TEMPLATE __m256i
 broadcast4(const int8_t *q)
 {
@@ -70,6 +74,8 @@ block_q4(__m256i (*sum)[2], const uint8_t *codes, const struct act_group *a,
             sum[r][1] = c == 0 ? p1 : _mm256_add_epi16(sum[r][1], p1);
             sum[r][0] = _mm256_add_epi16(sum[r][0], _mm256_maddubs_epi16(high0, z));
             sum[r][1] = _mm256_add_epi16(sum[r][1], _mm256_maddubs_epi16(high1, z));
+            KEEP_ORDER(sum[r][0]);
+            KEEP_ORDER(sum[r][1]);
         }
     }
 }
@@ -153,6 +159,7 @@ block_q8(__m256i (*sum)[2], const uint8_t *codes, const struct act_group *a,
 
                 p = _mm256_madd_epi16(p, ones);
                 sum[r][h] = c == 0 ? p : _mm256_add_epi32(sum[r][h], p);
+                KEEP_ORDER(sum[r][h]);
             }
         }
     }
