@@ -567,6 +567,12 @@ gguf_size_bytes(const struct gguf *g)
     return g->size;
 }
 
+const void *
+gguf_bytes(const struct gguf *g)
+{
+    return g->base;
+}
+
 int
 gguf_n_tensors(const struct gguf *g)
 {

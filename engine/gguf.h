@@ -81,6 +81,7 @@ void gguf_close(struct gguf *g); /* accepts NULL */
 
 const char *gguf_path(const struct gguf *g);
 size_t gguf_size_bytes(const struct gguf *g);
+const void *gguf_bytes(const struct gguf *g); /* the whole file, borrowed */
 
 /* ---- keys ---- */
 int gguf_n_keys(const struct gguf *g);

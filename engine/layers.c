@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * layers.c - the blocks of the Llama graph, as one stretch of parallel code.
+ *
+ * A block is a list of stages with a barrier between what writes and what reads:
+ *
+ *   norm        rows         norm, then int8 form of each row once for all readers
+ *   project     tiles        Q, K and V as one pass over their tiles
+ *   append      rows x heads rope; K and V into the cache
+ *   attend      queries x KV heads, and the int8 form of what came out
+ *   add         tiles        output matrix, added to the residual stream
+ *   norm        rows
+ *   gated       tiles        gate, up, SwiGLU and its int8 form
+ *   add         tiles        down matrix, added to the residual stream
+ *
+ * In the last block of a step, rows that nobody reads afterwards (all but the last of
+ * a catch-up in the cloud) are dropped once their K and V are in the cache: the
+ * residual stream and the norms are moved together and the rest runs on fewer rows.
+ *
+ * Attention of a thread takes up to ATTENTION_ROWS rows of one sequence and one KV
+ * head; such pieces go to threads in turn, neighbours having about the same length.
+ */
+#include "engine/layers.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/mathfn.h"
+#include "engine/quant.h"
+
+#define ATTENTION_ROWS 16
+
+struct layers {
+    struct layers_config c;
+    size_t d_model, q_dim, kv_dim, d_ff;
+    int n_half;           /* pairs of a head that rope turns */
+    float *x;             /* [max_rows, d_model] residual stream */
+    float *y;             /* [max_rows, d_model] product before it is added */
+    struct act_rows norm; /* [max_rows, d_model] */
+    struct act_rows att;  /* [max_rows, q_dim] what attention gives */
+    struct act_rows ff;   /* [max_rows, d_ff] */
+    float *up;            /* [max_rows, d_ff] */
+    float *q;             /* [max_rows, q_dim] */
+    float *k, *v;         /* [max_rows, kv_dim] */
+    double *frequencies;  /* [n_half] */
+    float *cos, *sin;     /* [max_rows, n_half], by input row */
+};
+
+/* ---- life ---- */
+
+/* Which rows some block reads as int8. */
+static void
+choose_forms(struct layers *l)
+{
+    const struct weights *w = l->c.weights;
+
+    for (int i = 0; i < w->layer_to - w->layer_from; i++) {
+        const struct block_weights *b = &w->blocks[i];
+
+        l->norm.quantised |= packed_is_quantised(&b->q) || packed_is_quantised(&b->k) ||
+                             packed_is_quantised(&b->v) ||
+                             packed_is_quantised(&b->gate) || packed_is_quantised(&b->up);
+        l->att.quantised |= packed_is_quantised(&b->attn_output);
+        l->ff.quantised |= packed_is_quantised(&b->down);
+    }
+}
+
+int
+layers_new(struct layers **out, const struct layers_config *config, struct err *err)
+{
+    const struct model_config *mc = &config->model->config;
+    struct layers *l = calloc(1, sizeof(*l));
+    size_t rows = (size_t)config->max_rows;
+
+    *out = NULL;
+    if (!l)
+        return err_set(err, CE_ENOMEM, "no memory for the blocks' scratch");
+    l->c = *config;
+    l->d_model = (size_t)mc->d_model;
+    l->q_dim = (size_t)mc->n_heads * (size_t)mc->head_dim;
+    l->kv_dim = (size_t)mc->n_kv_heads * (size_t)mc->head_dim;
+    l->d_ff = (size_t)mc->d_ff;
+    l->n_half = mc->n_rot / 2;
+    l->x = linear_alloc(rows * l->d_model, sizeof(float));
+    l->y = linear_alloc(rows * l->d_model, sizeof(float));
+    l->up = linear_alloc(rows * l->d_ff, sizeof(float));
+    l->q = linear_alloc(rows * l->q_dim, sizeof(float));
+    l->k = linear_alloc(rows * l->kv_dim, sizeof(float));
+    l->v = linear_alloc(rows * l->kv_dim, sizeof(float));
+    l->cos = linear_alloc(rows * (size_t)l->n_half, sizeof(float));
+    l->sin = linear_alloc(rows * (size_t)l->n_half, sizeof(float));
+    l->frequencies = linear_alloc((size_t)l->n_half, sizeof(double));
+    if (!l->x || !l->y || !l->up || !l->q || !l->k || !l->v || !l->cos || !l->sin ||
+        !l->frequencies || act_rows_init(&l->norm, rows, l->d_model) != 0 ||
+        act_rows_init(&l->att, rows, l->q_dim) != 0 ||
+        act_rows_init(&l->ff, rows, l->d_ff) != 0) {
+        layers_free(l);
+        return err_set(err, CE_ENOMEM, "no memory for the blocks' scratch");
+    }
+    choose_forms(l);
+    mathfn_rope_frequencies(l->frequencies, mc->n_rot, (double)mc->rope_base);
+    *out = l;
+    return 0;
+}
+
+void
+layers_free(struct layers *l)
+{
+    if (!l)
+        return;
+    act_rows_fini(&l->ff);
+    act_rows_fini(&l->att);
+    act_rows_fini(&l->norm);
+    free(l->frequencies);
+    free(l->sin);
+    free(l->cos);
+    free(l->v);
+    free(l->k);
+    free(l->q);
+    free(l->up);
+    free(l->y);
+    free(l->x);
+    free(l);
+}
+
+float *
+layers_x(struct layers *l)
+{
+    return l->x;
+}
+
+/* ---- the chunk's rows come in ---- */
+
+void
+layers_load(struct layers *l, struct worker_id id, const struct batch *b,
+            const struct span_list *rows)
+{
+    const struct gguf_tensor *embd = l->c.model->token_embd;
+    size_t d = l->d_model, row_bytes = embd ? quant_row_bytes(embd->type, d) : 0;
+    size_t from, to, half = (size_t)l->n_half;
+
+    threads_share((size_t)rows->n_rows, 1, id.tid, id.n_threads, &from, &to);
+    for (int i = 0; i < rows->n_spans; i++) {
+        const struct span *s = &rows->spans[i];
+        const struct batch_item *item = &b->items[s->item];
+
+        for (int j = 0; j < s->n_rows; j++) {
+            size_t row = (size_t)s->row + (size_t)j, in = (size_t)(s->item_row + j);
+
+            if (row < from || row >= to)
+                continue;
+            if (item->tokens)
+                quant_dequantise_row(embd->type,
+                                     (const char *)embd->data +
+                                         (size_t)item->tokens[in] * row_bytes,
+                                     l->x + row * d, d);
+            else
+                memcpy(l->x + row * d, item->hidden + in * d, d * sizeof(float));
+            mathfn_rope_row(l->cos + row * half, l->sin + row * half, l->frequencies,
+                            l->n_half, s->pos + j);
+        }
+    }
+}
+
+/* ---- stages ---- */
+
+static void
+barrier(const struct layers *l)
+{
+    threads_barrier(l->c.pool);
+}
+
+static void
+norm(const struct layers *l, struct worker_id id, const float *weight, int n_rows)
+{
+    const struct kernels *k = l->c.kernels;
+    size_t from, to, d = l->d_model;
+
+    threads_share((size_t)n_rows, 1, id.tid, id.n_threads, &from, &to);
+    for (size_t r = from; r < to; r++) {
+        k->rmsnorm(l->norm.x + r * d, l->x + r * d, weight, d,
+                   l->c.model->config.norm_eps);
+        act_rows_quantise(k, &l->norm, r, 0, d);
+    }
+}
+
+static void
+project(const struct layers *l, struct worker_id id, const struct block_weights *w,
+        int n_rows, bool with_q)
+{
+    struct activations a = act_rows_view(&l->norm, (size_t)n_rows);
+    struct linear_job jobs[3] = { { &w->k, l->k }, { &w->v, l->v }, { &w->q, l->q } };
+
+    linear_many(l->c.kernels, id, jobs, with_q ? 3 : 2, &a);
+}
+
+/* Rope of the query heads that share KV head h, in one row. */
+static void
+turn_queries(const struct layers *l, int row, int input_row, int h)
+{
+    const struct model_config *mc = &l->c.model->config;
+    int group = mc->n_heads / mc->n_kv_heads;
+    size_t at = (size_t)input_row * (size_t)l->n_half;
+
+    l->c.kernels->rope(l->q + (size_t)row * l->q_dim + (size_t)(h * group * mc->head_dim),
+                       l->cos + at, l->sin + at, group, mc->head_dim, mc->n_rot);
+}
+
+static void
+append_row(const struct layers *l, const struct span *s, int j, int h,
+           uint16_t *const *pages)
+{
+    const struct model_config *mc = &l->c.model->config;
+    const struct kernels *k = l->c.kernels;
+    size_t at = (size_t)(s->input_row + j) * (size_t)l->n_half;
+    size_t head = (size_t)(s->row + j) * l->kv_dim + (size_t)(h * mc->head_dim);
+    int32_t pos = s->pos + j;
+    uint16_t *part = pages[pos / KV_PAGE] + (size_t)h * kv_part_len(mc->head_dim);
+
+    k->rope(l->k + head, l->cos + at, l->sin + at, 1, mc->head_dim, mc->n_rot);
+    k->kv_append(part, pos % KV_PAGE, l->k + head, l->v + head, mc->head_dim);
+}
+
+/* Rope and cache, by pairs of row and KV head. */
+static void
+append(const struct layers *l, struct worker_id id, const struct span_list *rows,
+       int layer, bool with_q)
+{
+    int n_heads = l->c.model->config.n_kv_heads;
+    size_t from, to, unit = 0;
+
+    threads_share((size_t)rows->n_rows * (size_t)n_heads, 1, id.tid, id.n_threads, &from,
+                  &to);
+    for (int i = 0; i < rows->n_spans; i++) {
+        const struct span *s = &rows->spans[i];
+        uint16_t *const *pages = kv_cache_pages(l->c.kv, s->seq, layer);
+
+        for (int j = 0; j < s->n_rows; j++) {
+            for (int h = 0; h < n_heads; h++, unit++) {
+                if (unit < from || unit >= to)
+                    continue;
+                append_row(l, s, j, h, pages);
+                if (with_q)
+                    turn_queries(l, s->row + j, s->input_row + j, h);
+            }
+        }
+    }
+}
+
+/* Rows first .. first+n-1 of a span, one KV head. */
+static void
+attend_piece(const struct layers *l, const struct span *s, int first, int n, int h,
+             uint16_t *const *pages)
+{
+    const struct model_config *mc = &l->c.model->config;
+    size_t width = (size_t)(mc->n_heads / mc->n_kv_heads) * (size_t)mc->head_dim;
+    size_t row = (size_t)(s->row + first), column = (size_t)h * width;
+    struct attention_job job = {
+        .q = l->q + row * l->q_dim + column,
+        .q_stride = l->q_dim,
+        .out = l->att.x + row * l->q_dim + column,
+        .out_stride = l->q_dim,
+        .n_rows = n,
+        .n_group = mc->n_heads / mc->n_kv_heads,
+        .head_dim = mc->head_dim,
+        .pos = s->pos + first,
+        .pages = (const uint16_t *const *)pages,
+        .part = (size_t)h * kv_part_len(mc->head_dim),
+    };
+
+    l->c.kernels->attention(&job);
+    for (size_t r = 0; width % ACT_GROUP == 0 && r < (size_t)n; r++)
+        act_rows_quantise(l->c.kernels, &l->att, row + r, column, column + width);
+}
+
+static void
+attend(const struct layers *l, struct worker_id id, const struct span_list *rows,
+       int layer)
+{
+    int n_heads = l->c.model->config.n_kv_heads, unit = 0;
+
+    for (int i = 0; i < rows->n_spans; i++) {
+        const struct span *s = &rows->spans[i];
+        uint16_t *const *pages = kv_cache_pages(l->c.kv, s->seq, layer);
+
+        for (int first = 0; first < s->n_rows; first += ATTENTION_ROWS) {
+            int n = s->n_rows - first;
+
+            if (n > ATTENTION_ROWS)
+                n = ATTENTION_ROWS;
+            for (int h = 0; h < n_heads; h++, unit++) {
+                if (unit % id.n_threads == id.tid)
+                    attend_piece(l, s, first, n, h, pages);
+            }
+        }
+    }
+}
+
+/* Int8 form of attention's rows, where heads do not fall on whole groups. */
+static void
+quantise_attention(const struct layers *l, struct worker_id id, int n_rows)
+{
+    size_t from, to;
+
+    threads_share((size_t)n_rows, 1, id.tid, id.n_threads, &from, &to);
+    for (size_t r = from; r < to; r++)
+        act_rows_quantise(l->c.kernels, &l->att, r, 0, l->q_dim);
+}
+
+/* Move the wanted rows of residual stream and norm together. Rows only move
+ * towards the front, in ascending order. One thread. */
+static void
+keep_wanted(const struct layers *l, const struct span_list *wanted)
+{
+    size_t d = l->d_model, g = d / ACT_GROUP;
+
+    for (int i = 0; i < wanted->n_spans; i++) {
+        const struct span *s = &wanted->spans[i];
+        size_t n = (size_t)s->n_rows, to = (size_t)s->row, from = (size_t)s->input_row;
+
+        memmove(l->x + to * d, l->x + from * d, n * d * sizeof(float));
+        memmove(l->norm.x + to * d, l->norm.x + from * d, n * d * sizeof(float));
+        if (l->norm.quantised)
+            memmove(l->norm.groups + to * g, l->norm.groups + from * g,
+                    n * g * sizeof(struct act_group));
+    }
+}
+
+/* The queries of the rows that stay, when there are fewer than came in. */
+static void
+project_wanted(const struct layers *l, struct worker_id id, const struct block_weights *w,
+               const struct span_list *wanted)
+{
+    struct activations a = act_rows_view(&l->norm, (size_t)wanted->n_rows);
+    struct linear_job job = { &w->q, l->q };
+    int n_heads = l->c.model->config.n_kv_heads;
+    size_t from, to, row = 0;
+
+    if (id.tid == 0)
+        keep_wanted(l, wanted);
+    barrier(l);
+    linear_many(l->c.kernels, id, &job, 1, &a);
+    barrier(l);
+    threads_share((size_t)wanted->n_rows, 1, id.tid, id.n_threads, &from, &to);
+    for (int i = 0; i < wanted->n_spans; i++) {
+        const struct span *s = &wanted->spans[i];
+
+        for (int j = 0; j < s->n_rows; j++, row++) {
+            for (int h = 0; row >= from && row < to && h < n_heads; h++)
+                turn_queries(l, s->row + j, s->input_row + j, h);
+        }
+    }
+}
+
+/* ---- a block ---- */
+
+/* Norm to cache: afterwards the queries of `wanted` stand ready. */
+static void
+attention_inputs(struct layers *l, struct worker_id id, const struct block_weights *w,
+                 const struct span_list *rows, const struct span_list *wanted, int layer)
+{
+    bool all = wanted->n_rows == rows->n_rows;
+
+    norm(l, id, w->attn_norm, rows->n_rows);
+    barrier(l);
+    project(l, id, w, rows->n_rows, all);
+    barrier(l);
+    append(l, id, rows, layer, all);
+    if (!all && wanted->n_rows > 0)
+        project_wanted(l, id, w, wanted);
+    barrier(l);
+}
+
+static void
+attention(struct layers *l, struct worker_id id, const struct block_weights *w,
+          const struct span_list *rows, int layer)
+{
+    const struct model_config *mc = &l->c.model->config;
+    struct activations a = act_rows_view(&l->att, (size_t)rows->n_rows);
+
+    attend(l, id, rows, layer);
+    barrier(l);
+    if (mc->n_heads / mc->n_kv_heads * mc->head_dim % ACT_GROUP != 0) {
+        quantise_attention(l, id, rows->n_rows);
+        barrier(l);
+    }
+    linear_add(l->c.kernels, id, &w->attn_output, &a, l->y, l->x);
+    barrier(l);
+}
+
+static void
+feed_forward(struct layers *l, struct worker_id id, const struct block_weights *w,
+             int n_rows)
+{
+    struct activations in = act_rows_view(&l->norm, (size_t)n_rows);
+    struct activations mid = act_rows_view(&l->ff, (size_t)n_rows);
+
+    norm(l, id, w->ffn_norm, n_rows);
+    barrier(l);
+    linear_gated(l->c.kernels, id, &w->gate, &w->up, &in, l->up, &l->ff);
+    barrier(l);
+    linear_add(l->c.kernels, id, &w->down, &mid, l->y, l->x);
+    barrier(l);
+}
+
+void
+layers_run(struct layers *l, struct worker_id id, const struct span_list *rows,
+           const struct span_list *wanted, int from, int to)
+{
+    for (int layer = from; layer < to; layer++) {
+        const struct block_weights *w =
+            &l->c.weights->blocks[layer - l->c.weights->layer_from];
+        const struct span_list *end = layer == to - 1 ? wanted : rows;
+
+        attention_inputs(l, id, w, rows, end, layer);
+        if (end->n_rows == 0)
+            return;
+        attention(l, id, w, end, layer);
+        feed_forward(l, id, w, end->n_rows);
+    }
+}

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * weights.c - allocate, then pack in parallel.
+ *
+ * First a list of (matrix, tensor) pairs is made and all memory allocated, which may
+ * fail; then one region of the pool fills the tiles, which cannot.
+ */
+#include "engine/weights.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PER_BLOCK 7
+#define PER_EXIT  4
+
+struct pack_job {
+    struct packed *to;
+    const struct gguf_tensor *from;
+};
+
+struct loader {
+    struct weights *w;
+    const struct model *m;
+    struct pack_job *jobs;
+    int n_jobs;
+    struct err *err;
+};
+
+static int
+add_matrix(struct loader *l, struct packed *to, const struct gguf_tensor *from)
+{
+    int rc = packed_init(to, from->type, from->ne[1], from->ne[0], l->err);
+
+    if (rc != 0)
+        return err_prefix(l->err, "tensor %s: ", from->name), rc;
+    l->w->bytes += packed_bytes(to);
+    l->jobs[l->n_jobs++] = (struct pack_job){ to, from };
+    return 0;
+}
+
+static int
+add_vector(struct loader *l, float **to, const struct gguf_tensor *from)
+{
+    *to = malloc(from->size_bytes);
+    if (!*to)
+        return err_set(l->err, CE_ENOMEM, "tensor %s: no memory", from->name);
+    memcpy(*to, from->data, from->size_bytes);
+    l->w->bytes += from->size_bytes;
+    return 0;
+}
+
+static int
+add_block(struct loader *l, struct block_weights *b, const struct model_block *mb)
+{
+    int rc;
+
+    if ((rc = add_vector(l, &b->attn_norm, mb->attn_norm)) ||
+        (rc = add_matrix(l, &b->q, mb->q)) || (rc = add_matrix(l, &b->k, mb->k)) ||
+        (rc = add_matrix(l, &b->v, mb->v)) ||
+        (rc = add_matrix(l, &b->attn_output, mb->attn_output)) ||
+        (rc = add_vector(l, &b->ffn_norm, mb->ffn_norm)) ||
+        (rc = add_matrix(l, &b->gate, mb->gate)) || (rc = add_matrix(l, &b->up, mb->up)))
+        return rc;
+    return add_matrix(l, &b->down, mb->down);
+}
+
+static int
+add_exit(struct loader *l, const struct model_exit *me)
+{
+    struct exit_weights *e = &l->w->exits[l->w->n_exits++];
+    int rc;
+
+    e->layer = me->layer;
+    e->kind = me->kind;
+    if (me->kind == MODEL_EXIT_SHARED)
+        return 0;
+    e->width = (size_t)me->adapter_width;
+    if ((rc = add_vector(l, &e->map_bias, me->map_bias)) ||
+        (rc = add_matrix(l, &e->map, me->map)) ||
+        (rc = add_matrix(l, &e->gate, me->gate)) || (rc = add_matrix(l, &e->up, me->up)))
+        return rc;
+    return add_matrix(l, &e->down, me->down);
+}
+
+static int
+add_heads(struct loader *l, bool final, bool exits)
+{
+    const struct model *m = l->m;
+    struct weights *w = l->w;
+    int rc;
+
+    for (int i = 0; exits && i < m->n_exits; i++) {
+        const struct model_exit *me = &m->exits[i];
+
+        if (me->layer > w->layer_from && me->layer <= w->layer_to &&
+            (rc = add_exit(l, me)) != 0)
+            return rc;
+    }
+    if (!final && w->n_exits == 0)
+        return 0;
+    if (!m->output || !m->output_norm)
+        return err_set(
+            l->err, CE_EINVAL,
+            "%s: a head is asked for, but the file has no output norm or matrix",
+            gguf_path(m->file));
+    if ((rc = add_vector(l, &w->output_norm, m->output_norm)))
+        return rc;
+    return add_matrix(l, &w->output, m->output);
+}
+
+static void
+pack_all(void *arg, int tid, int n_threads)
+{
+    const struct loader *l = arg;
+
+    for (int i = 0; i < l->n_jobs; i++) {
+        const struct pack_job *j = &l->jobs[i];
+        size_t from, to;
+
+        threads_share(j->to->n_tiles, 1, tid, n_threads, &from, &to);
+        packed_fill(j->to, j->from->data, from, to);
+    }
+}
+
+int
+weights_load(struct weights *w, const struct model *m, int layer_from, int layer_to,
+             bool final, bool exits, struct threads *pool, struct err *err)
+{
+    struct loader l = { .w = w, .m = m, .err = err };
+    size_t n = (size_t)(layer_to - layer_from);
+    int rc = 0;
+
+    memset(w, 0, sizeof(*w));
+    w->layer_from = layer_from;
+    w->layer_to = layer_to;
+    w->blocks = calloc(n, sizeof(*w->blocks));
+    l.jobs = calloc(n * PER_BLOCK + MODEL_MAX_EXITS * PER_EXIT + 1, sizeof(*l.jobs));
+    if (!w->blocks || !l.jobs)
+        rc = err_set(err, CE_ENOMEM, "no memory for %zu blocks", n);
+    for (size_t i = 0; rc == 0 && i < n; i++)
+        rc = add_block(&l, &w->blocks[i], &m->blocks[(size_t)layer_from + i]);
+    if (rc == 0)
+        rc = add_heads(&l, final, exits);
+    if (rc == 0)
+        threads_run(pool, pack_all, &l);
+    else
+        weights_free(w);
+    free(l.jobs);
+    return rc;
+}
+
+void
+weights_free(struct weights *w)
+{
+    for (int i = 0; w->blocks && i < w->layer_to - w->layer_from; i++) {
+        struct block_weights *b = &w->blocks[i];
+
+        free(b->attn_norm);
+        free(b->ffn_norm);
+        packed_free(&b->q);
+        packed_free(&b->k);
+        packed_free(&b->v);
+        packed_free(&b->attn_output);
+        packed_free(&b->gate);
+        packed_free(&b->up);
+        packed_free(&b->down);
+    }
+    for (int i = 0; i < w->n_exits; i++) {
+        struct exit_weights *e = &w->exits[i];
+
+        free(e->map_bias);
+        packed_free(&e->map);
+        packed_free(&e->gate);
+        packed_free(&e->up);
+        packed_free(&e->down);
+    }
+    free(w->blocks);
+    free(w->output_norm);
+    packed_free(&w->output);
+    memset(w, 0, sizeof(*w));
+}
