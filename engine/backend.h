@@ -27,14 +27,15 @@
 #define BACKEND_MAX_TOP 128 /* most logits a row result carries (design 4) */
 #define BACKEND_PAGE 64     /* positions per KV page, as the attention tile */
 
-/* Heads. HEAD_EXIT(i) is the model's i-th exit, i from 0, shallowest first. */
+/* Heads. HEAD_EXIT(i) is the i-th exit that is loaded (backend_info.exit_layers[i]),
+ * i from 0, shallowest first. */
 #define HEAD_NONE    (-1)
 #define HEAD_FINAL   0
 #define HEAD_EXIT(i) (1 + (i))
 
 /* What one row's logits came to. Plain data, no pointers. */
 struct head_result {
-    int32_t argmax;
+    int32_t argmax; /* -1 when the row's logits were not finite; the rest is then 0 */
     float max_logit;
     float lse;        /* log-sum-exp of the whole row */
     float confidence; /* largest softmax probability */
@@ -145,7 +146,8 @@ backend_kv_bytes(const struct backend *b, int seq)
 /* Run one ragged step. All or nothing: on error no position was added to any
  * sequence. CE_EGAP: an item's pos is not the next one; CE_ECONTEXT: past n_ctx;
  * CE_ENOMEM: KV budget; CE_EINVAL: a token id out of range or a bad range or head;
- * CE_EINTERNAL: logits not finite (the positions are added, results are not). */
+ * CE_EINTERNAL: some row's logits are not finite: the positions are added, that row's
+ * argmax is -1, and all other rows' results are good. */
 static inline int
 backend_run(struct backend *b, const struct batch *batch, struct err *err)
 {
