@@ -439,8 +439,10 @@ parse(struct gguf *g, struct err *err)
     g->keys = calloc((size_t)n_keys + 1, sizeof(*g->keys));
     g->tensors = calloc((size_t)n_tensors + 1, sizeof(*g->tensors));
     offsets = calloc((size_t)n_tensors + 1, sizeof(*offsets));
-    if (g->keys == NULL || g->tensors == NULL || offsets == NULL)
-        r.rc = err_set(err, CE_ENOMEM, "%s: no memory for its directory", g->path);
+    if (g->keys == NULL || g->tensors == NULL || offsets == NULL) {
+        free(offsets);
+        return err_set(err, CE_ENOMEM, "%s: no memory for its directory", g->path);
+    }
     while (r.rc == 0 && (uint64_t)g->n_keys < n_keys)
         take_key(&r, &g->keys[g->n_keys++]);
     while (r.rc == 0 && (uint64_t)g->n_tensors < n_tensors) {

@@ -105,7 +105,8 @@ int gguf_get_str(const struct gguf *g, const char *name, struct gguf_str *out,
  * read one at a time with the checked getters below. */
 int gguf_get_array(const struct gguf *g, const char *name, uint32_t *elem_type, size_t *n,
                    struct err *err);
-int gguf_array_str(const struct gguf *g, const char *name, size_t i, struct gguf_str *out);
+int gguf_array_str(const struct gguf *g, const char *name, size_t i,
+                   struct gguf_str *out);
 int gguf_array_f64(const struct gguf *g, const char *name, size_t i, double *out);
 int gguf_array_i64(const struct gguf *g, const char *name, size_t i, int64_t *out);
 

@@ -101,7 +101,7 @@ value_name(uint32_t value_type)
 
 /* ---- one number, wherever it stands ---- */
 
-/* A decoded number: an integer as sign and magnitude-free pair, or a double. */
+/* A decoded number; `kind` says which member holds it. */
 struct number {
     enum { NUMBER_NONE, NUMBER_SIGNED, NUMBER_UNSIGNED, NUMBER_FLOAT, NUMBER_BOOL } kind;
     int64_t i;
@@ -127,7 +127,8 @@ load_number(const unsigned char *p, uint32_t value_type)
         LOAD(uint8_t, u, NUMBER_UNSIGNED);
         break;
     case GGUF_VAL_I8:
-        LOAD(int8_t, i, NUMBER_SIGNED);
+        out.i = (int64_t)(*p ^ 0x80) - 0x80; /* two's complement */
+        out.kind = NUMBER_SIGNED;
         break;
     case GGUF_VAL_U16:
         LOAD(uint16_t, u, NUMBER_UNSIGNED);

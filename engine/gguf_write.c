@@ -61,7 +61,7 @@ put(struct gguf_writer *w, struct bytes *b, const void *data, size_t len)
         err_set(&w->err, CE_EINVAL, "keys are too large");
         return;
     }
-    if (need > b->cap) {
+    if (b->data == NULL || need > b->cap) {
         cap = need < 512 ? 1024 : need * 2;
         p = realloc(b->data, cap);
         if (p == NULL) {

@@ -108,7 +108,7 @@ static void
 count_recent(const struct candidate *c, int n, const int32_t *recent, size_t n_recent,
              int *count)
 {
-    int order[SAMPLER_MAX_ROW], i, k, lo, hi, mid;
+    int order[SAMPLER_MAX_ROW] = { 0 }, i, k, lo, hi, mid;
     size_t r;
 
     for (i = 0; i < n; i++) {
@@ -199,7 +199,7 @@ kept(const struct sampler_params *p, const struct candidate *c, int n, float lse
 static int
 draw(const struct candidate *c, int n, double temperature, double u)
 {
-    double w[SAMPLER_MAX_ROW], sum = 0, reached = 0;
+    double w[SAMPLER_MAX_ROW] = { 0 }, sum = 0, reached = 0;
     int i;
 
     for (i = 0; i < n; i++) {

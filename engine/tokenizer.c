@@ -238,7 +238,7 @@ static int
 load_merges(struct tokenizer *t, const struct gguf *g, struct err *err)
 {
     size_t n, i, longest = 0;
-    struct gguf_str line;
+    struct gguf_str line = { "", 0 };
     char *buf;
     int rc = token_array(g, KEY_MERGES, GGUF_VAL_STRING, &n, err);
 
@@ -252,9 +252,11 @@ load_merges(struct tokenizer *t, const struct gguf *g, struct err *err)
         if (gguf_array_str(g, KEY_MERGES, i, &line) == 0 && line.len > longest)
             longest = line.len;
     buf = malloc(longest + 1);
-    if (t->merges == NULL || buf == NULL)
-        rc = err_set(err, CE_ENOMEM, "%s: no memory for the merges", gguf_path(g));
-    for (i = 0; rc == 0 && i <= t->merges_mask; i++)
+    if (t->merges == NULL || buf == NULL) {
+        free(buf);
+        return err_set(err, CE_ENOMEM, "%s: no memory for the merges", gguf_path(g));
+    }
+    for (i = 0; i <= t->merges_mask; i++)
         t->merges[i].pair = MERGE_NONE;
     for (i = 0; rc == 0 && i < n; i++)
         if (gguf_array_str(g, KEY_MERGES, i, &line) != 0 ||

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-static const char replacement[] = "\357\277\275"; /* U+FFFD */
+static const char replacement[3] = { '\357', '\277', '\275' }; /* U+FFFD */
 
 /* What the byte at the start of a character asks for: its length, and the range
  * of the second byte, which is where overlong forms, surrogates and numbers past

@@ -117,7 +117,7 @@ plain_bpe(const char *word, size_t len, int32_t *ids)
     size_t n_merges, n = len, i, best_at;
     uint32_t elem;
     uint64_t rank, best;
-    char pair[64], text[64], *p;
+    char pair[64] = "", text[64], *p;
     const char *l, *r;
     size_t nl, nr, k;
 

@@ -51,7 +51,7 @@ json_ids(const json_t *array, int32_t *ids)
 static struct tokenizer *
 open_tokenizer(const char *path, struct gguf **g)
 {
-    struct tokenizer *t;
+    struct tokenizer *t = NULL;
     struct err err;
 
     if (gguf_open(g, path, &err) != 0 || tokenizer_open(&t, *g, &err) != 0)
