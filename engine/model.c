@@ -201,6 +201,21 @@ read_arch(struct model *m, struct err *err)
     return 0;
 }
 
+/* A key that is a number of either kind. */
+static int
+any_number(const struct gguf *g, const char *key, double *out, struct err *err)
+{
+    uint64_t u;
+    int rc = gguf_get_f64(g, key, out, NULL);
+
+    if (rc != CE_EFORMAT)
+        return rc;
+    rc = gguf_get_u64(g, key, &u, err);
+    if (rc == 0)
+        *out = (double)u;
+    return rc;
+}
+
 /* Refuse what would be computed differently from what the file asks for. */
 static int
 check_variants(const struct model *m, struct err *err)
@@ -214,7 +229,7 @@ check_variants(const struct model *m, struct err *err)
         return err_set(err, CE_EUNSUPPORTED, "%s: rope scaling \"%.*s\" is not supported",
                        gguf_path(m->file), (int)(s.len < 60 ? s.len : 60), s.data);
     for (size_t i = 0; i < N_NEUTRAL_KEYS; i++) {
-        int rc = gguf_get_f64(m->file, arch_key(m, neutral_keys[i].suffix, key), &v, err);
+        int rc = any_number(m->file, arch_key(m, neutral_keys[i].suffix, key), &v, err);
 
         if (rc == CE_ENOTFOUND)
             continue;
