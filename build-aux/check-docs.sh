@@ -38,12 +38,21 @@ plain()
     sed -e 's/\\-/-/g' -e 's/\\f[BIRP]//g' -e 's/Fl Fl /--/g' -e 's/Fl -/--/g' "$@"
 }
 
+# A program's help, and that of the commands it lists as "  NAME  what it does".
+help_of() # program
+{
+    "$1" --help
+    "$1" --help | sed -n 's/^  \([a-z][a-z]*\)  *[a-z].*/\1/p' | while read -r command; do
+        "$1" "$command" --help
+    done
+}
+
 for page in "$src"/man/cecollm-*.[18]; do
     [ -f "$page" ] || continue
     name=${page##*/}
     name=${name%.[18]}
     [ -x "$build/$name" ] || continue
-    "$build/$name" --help >"$tmp/help" 2>&1 </dev/null
+    help_of "$build/$name" >"$tmp/help" 2>&1 </dev/null
     options <"$tmp/help" >"$tmp/in-help"
     plain "$page" | options >"$tmp/in-page"
     plain "$page" | grep -E '^\.(It|TP|B|BI|BR) *"?--' | options >"$tmp/listed"
