@@ -406,9 +406,12 @@ main(void)
     while (n_tables < MAX_TABLES - 1 && (tables[n_tables] = kernels_at(n_tables)) != NULL)
         n_tables++;
 #ifdef HAVE_SIMDE_TABLE
-    kernels_scalar_install(&simde);
-    kernels_avx512_simde_install(&simde);
-    tables[n_tables++] = &simde;
+    if (n_tables > 1) { /* emulation needs AVX2 */
+        kernels_scalar_install(&simde);
+        kernels_avx512_simde_install(&simde);
+        simde.name = "avx512 through SIMDe";
+        tables[n_tables++] = &simde;
+    }
 #endif
     for (int t = 0; t < n_tables; t++)
         print_message("comparing %s\n", tables[t]->name);
