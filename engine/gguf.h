@@ -4,7 +4,10 @@
  * Knows the container only: header, keys, tensor directory, bytes. What the
  * keys and tensors mean is model.c's affair. A file that opened is safe to
  * walk: every string, array and tensor lies inside the mapping, names are
- * unique, shapes multiply without overflow and match the type's block size.
+ * unique, shapes multiply without overflow and match the type's block size, and no
+ * two tensors share bytes. Limits: 2^20 keys and tensors, names of 1 to 256 bytes,
+ * alignment a power of two from 8 to 65,536, arrays of depth one; a string may be as
+ * long as the file. Versions 2 and 3, little endian.
  *
  * Thread: a `struct gguf` is immutable after gguf_open; any thread may read.
  */

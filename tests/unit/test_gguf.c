@@ -510,6 +510,105 @@ test_files_that_are_none(void **state)
     unlink("test_gguf.empty.gguf");
 }
 
+/* Every width of integer and float, alone and in arrays; what does not fit is
+ * refused by name. */
+static void
+test_numbers_of_every_width(void **state)
+{
+    static const struct {
+        const char *name;
+        uint32_t type;
+        size_t bytes;
+        uint64_t raw;
+        int64_t value; /* -1: negative, so not for u64 */
+    } numbers[] = {
+        { "u8", GGUF_VAL_U8, 1, 200, 200 },
+        { "i8", GGUF_VAL_I8, 1, 100, 100 },
+        { "i8-", GGUF_VAL_I8, 1, 0xff, -1 },
+        { "u16", GGUF_VAL_U16, 2, 60000, 60000 },
+        { "i16-", GGUF_VAL_I16, 2, 0xffff, -1 },
+        { "u32", GGUF_VAL_U32, 4, 4000000000, 4000000000 },
+        { "i32-", GGUF_VAL_I32, 4, 0xffffffff, -1 },
+        { "u64", GGUF_VAL_U64, 8, INT64_MAX, INT64_MAX },
+        { "i64-", GGUF_VAL_I64, 8, UINT64_MAX, -1 },
+    };
+    size_t n = sizeof(numbers) / sizeof(numbers[0]), i;
+    struct maker m = header(3, 0, 2 * n + 2);
+    struct gguf *g;
+    struct err err;
+    char array[16];
+    uint64_t u;
+    int64_t v;
+    double f;
+
+    (void)state;
+    for (i = 0; i < n; i++) {
+        add_str(&m, numbers[i].name);
+        add_u32(&m, numbers[i].type);
+        add(&m, &numbers[i].raw, numbers[i].bytes);
+        snprintf(array, sizeof(array), "%s[]", numbers[i].name);
+        add_str(&m, array);
+        add_u32(&m, GGUF_VAL_ARRAY);
+        add_u32(&m, numbers[i].type);
+        add_u64(&m, 1);
+        add(&m, &numbers[i].raw, numbers[i].bytes);
+    }
+    add_str(&m, "f64");
+    add_u32(&m, GGUF_VAL_F64);
+    add(&m, &(double){ 0.1 }, 8);
+    add_str(&m, "u64 beyond[]");
+    add_u32(&m, GGUF_VAL_ARRAY);
+    add_u32(&m, GGUF_VAL_U64);
+    add_u64(&m, 1);
+    add_u64(&m, UINT64_MAX);
+
+    assert_int_equal(gguf_open_memory(&g, m.data, m.size, "numbers", &err), 0);
+    for (i = 0; i < n; i++) {
+        if (numbers[i].value >= 0) {
+            assert_int_equal(gguf_get_u64(g, numbers[i].name, &u, &err), 0);
+            assert_true(u == (uint64_t)numbers[i].value);
+        } else {
+            assert_int_equal(gguf_get_u64(g, numbers[i].name, &u, &err), CE_EFORMAT);
+            assert_non_null(strstr(err.text, numbers[i].name));
+            assert_non_null(strstr(err.text, "negative"));
+        }
+        snprintf(array, sizeof(array), "%s[]", numbers[i].name);
+        assert_int_equal(gguf_array_i64(g, array, 0, &v), 0);
+        assert_true(v == numbers[i].value);
+        assert_int_equal(gguf_array_f64(g, array, 0, &f), CE_EFORMAT);
+    }
+    assert_int_equal(gguf_get_f64(g, "f64", &f, &err), 0);
+    assert_true(f == 0.1);
+    assert_int_equal(gguf_array_i64(g, "u64 beyond[]", 0, &v), CE_EFORMAT);
+    assert_int_equal(gguf_key_type(g, 0), GGUF_VAL_U8);
+    assert_null(gguf_key_name(g, gguf_n_keys(g)));
+    assert_int_equal(gguf_size_bytes(g), m.size);
+    gguf_close(g);
+}
+
+static void
+test_wider_alignment(void **state)
+{
+    struct maker m = header(3, 2, 1);
+    const unsigned char *data;
+    struct gguf *g;
+    struct err err;
+
+    (void)state;
+    add_str(&m, "general.alignment");
+    add_u32(&m, GGUF_VAL_U32);
+    add_u32(&m, 64);
+    add_tensor(&m, "s", 4, 1, GGUF_F32, 0);
+    add_tensor(&m, "t", 4, 1, GGUF_F32, 64);
+    m.size = (m.size + 63) & ~(size_t)63;
+    data = m.data + m.size;
+    m.size += 64 + 16;
+    assert_int_equal(gguf_open_memory(&g, m.data, m.size, "aligned", &err), 0);
+    assert_ptr_equal(gguf_find_tensor(g, "s")->data, data);
+    assert_ptr_equal(gguf_find_tensor(g, "t")->data, data + 64);
+    gguf_close(g);
+}
+
 /* ---- broken by chance ---- */
 
 static uint32_t
@@ -614,6 +713,8 @@ main(void)
         cmocka_unit_test(test_tensors_are_checked),
         cmocka_unit_test(test_alignment_is_checked),
         cmocka_unit_test(test_files_that_are_none),
+        cmocka_unit_test(test_numbers_of_every_width),
+        cmocka_unit_test(test_wider_alignment),
         cmocka_unit_test(test_mutations),
     };
 
