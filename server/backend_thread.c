@@ -1,0 +1,462 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * backend_thread.c - the loop that turns work into replies; see the header.
+ *
+ * A step: what is runnable (content.c), who gets how many rows (scheduler.c),
+ * rows decoded into one buffer, one backend_run per layer range (agents may cut
+ * the model at different exits; GENERATE runs all of it), results back to
+ * content.c. Sequences that want different top counts share a step: it computes
+ * the most that anyone asked for.
+ *
+ * When a step fails, its sequences are tried one at a time, so that only the
+ * one at fault ends. Buffers are allocated once, at start.
+ */
+#include "server/backend_thread.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/memory.h"
+#include "engine/sampler.h"
+#include "engine/tokenizer.h"
+#include "server/content.h"
+#include "server/scheduler.h"
+
+#define RETRY_MS 1000 /* told to an agent that found the server full */
+
+struct backend_thread {
+    struct backend_thread_config config;
+    struct mailbox *work, *replies;
+    pthread_t thread;
+    struct work_msg stop;
+    bool stopping;
+
+    struct content *content;
+    /* One step's worth; n = step_rows at most. */
+    struct content_work *candidates; /* [max_seqs] */
+    struct scheduler_item *shares;   /* [max_seqs] */
+    struct content_run *runs;        /* [n] */
+    struct batch_item *items;        /* [n] */
+    size_t *item_run;                /* [n] which run an item is */
+    float *hidden;                   /* [n, d_model] */
+    int32_t *tokens;                 /* [n] */
+    struct head_result *results;     /* [n] */
+    size_t *row_of;                  /* [n] first row of a run in the buffers */
+
+    _Atomic size_t seqs, rows, content_bytes, kv_bytes;
+};
+
+/* ---- hooks of the content manager ---- */
+
+static void
+hook_reply(void *arg, uint64_t session, const struct frame *f)
+{
+    struct backend_thread *t = arg;
+    struct session_link *link = (struct session_link *)(uintptr_t)session;
+    struct reply_msg *r = reply_msg_new(link, f);
+
+    if (r)
+        mailbox_post(t->replies, &r->msg);
+}
+
+static int
+hook_kv_open(void *arg, int *kv, struct err *err)
+{
+    struct backend_thread *t = arg;
+
+    if (content_n_seqs(t->content) >= t->config.max_seqs)
+        return err_set(err, CE_EQUOTA, "%u sequences are open", t->config.max_seqs);
+    return backend_seq_open(t->config.backend, kv, err);
+}
+
+static void
+hook_kv_truncate(void *arg, int kv, uint32_t n_positions)
+{
+    struct backend_thread *t = arg;
+
+    (void)backend_truncate(t->config.backend, kv, (int32_t)n_positions);
+}
+
+static void
+hook_kv_close(void *arg, int kv)
+{
+    struct backend_thread *t = arg;
+
+    backend_seq_close(t->config.backend, kv);
+}
+
+/* Sampling of GENERATE; the same function of (seed, position) as the agent's,
+ * so that both give the same text. The agent's penalties are not on the wire. */
+static int32_t
+hook_pick(void *arg, const struct content_sampling *how, const struct head_result *r,
+          const int32_t *ids, size_t n, bool *end)
+{
+    struct backend_thread *t = arg;
+    int32_t id = r->argmax;
+
+    if (how->temperature > 0) {
+        int32_t top_ids[BACKEND_MAX_TOP];
+        float logits[BACKEND_MAX_TOP];
+        struct sampler_row row = { r->n_top, top_ids, logits, r->lse };
+        struct sampler_params p;
+        int i;
+
+        for (i = 0; i < r->n_top; i++) {
+            top_ids[i] = r->top[i].id;
+            logits[i] = r->top[i].logit;
+        }
+        sampler_params_init(&p);
+        p.temperature = how->temperature;
+        p.top_k = (int)how->top_k;
+        p.top_p = how->top_p;
+        p.min_p = how->min_p;
+        p.seed = how->seed;
+        id = sampler_pick(&p, &row, ids, n, 0, (uint32_t)n, NULL);
+    }
+    *end = t->config.tokenizer && tokenizer_is_end_of_generation(t->config.tokenizer, id);
+    return id;
+}
+
+/* ---- one step ---- */
+
+/* Pick, share, decode. Returns the number of runs. */
+static size_t
+step_plan(struct backend_thread *t)
+{
+    uint32_t budget = t->config.step_rows;
+    size_t n = content_runnable(t->content, t->candidates, t->config.max_seqs);
+    size_t i, n_runs = 0, row = 0;
+
+    for (i = 0; i < n; i++) {
+        t->shares[i].since_us = t->candidates[i].since_us;
+        t->shares[i].n_rows = t->candidates[i].n_rows;
+        t->shares[i].tag = i;
+    }
+    scheduler_share(t->shares, n, budget);
+    for (i = 0; i < n && t->shares[i].share > 0; i++) {
+        struct content_run *run = &t->runs[n_runs];
+
+        if (content_run_begin(t->content, t->candidates[t->shares[i].tag].seq,
+                              t->shares[i].share,
+                              t->hidden + row * (size_t)t->config.backend->info.d_model,
+                              t->tokens + row, run) < 0)
+            continue;
+        t->row_of[n_runs++] = row;
+        row += run->n_rows;
+    }
+    return n_runs;
+}
+
+static void
+item_init(struct backend_thread *t, struct batch_item *item, size_t i)
+{
+    const struct content_run *run = &t->runs[i];
+    size_t row = t->row_of[i];
+
+    memset(item, 0, sizeof(*item));
+    item->seq = run->kv;
+    item->pos = (int32_t)run->pos;
+    item->n_rows = (int)run->n_rows;
+    if (run->is_tokens)
+        item->tokens = t->tokens + row;
+    else
+        item->hidden = t->hidden + row * (size_t)t->config.backend->info.d_model;
+    item->head_rows = (int)run->head_rows;
+    item->results = run->head_rows ? t->results + row : NULL;
+}
+
+/* Run items [0, n), all of one range. */
+static int
+run_items(struct backend_thread *t, const struct batch_item *items, const size_t *runs,
+          size_t n, struct err *err)
+{
+    const struct backend_info *info = &t->config.backend->info;
+    struct batch batch = {
+        .layer_from = t->runs[runs[0]].layer_from,
+        .layer_to = info->n_layers,
+        .head = HEAD_NONE,
+        .n_items = (int)n,
+        .items = items,
+    };
+    size_t i;
+
+    for (i = 0; i < n; i++) {
+        const struct content_run *run = &t->runs[runs[i]];
+
+        if (run->head_rows)
+            batch.head = HEAD_FINAL;
+        if (run->n_top > batch.n_top)
+            batch.n_top = run->n_top;
+        batch.want_hash |= run->want_hash;
+    }
+    return backend_run(t->config.backend, &batch, err);
+}
+
+static void
+run_failed(struct backend_thread *t, const struct content_run *run, int rc,
+           const struct err *err)
+{
+    log_warn_limited("step failed: %s", err->text);
+    if (rc == CE_ENOMEM)
+        content_run_failed(t->content, run, CE_EQUOTA,
+                           "the server's KV memory is exhausted", RETRY_MS);
+    else
+        content_run_failed(t->content, run, rc, err->text, 0);
+}
+
+/* The step of one layer range: all at once, or else each alone. */
+static void
+step_range(struct backend_thread *t, size_t n)
+{
+    struct err err = { 0 };
+    int64_t start_us = clock_us();
+    int rc = run_items(t, t->items, t->item_run, n, &err);
+    size_t i;
+
+    if (rc == 0) {
+        int64_t now_us = clock_us();
+
+        for (i = 0; i < n; i++)
+            content_run_done(t->content, &t->runs[t->item_run[i]],
+                             t->results + t->row_of[t->item_run[i]], start_us, now_us);
+        return;
+    }
+    for (i = 0; i < n; i++) /* some failures come after the positions were added */
+        (void)backend_truncate(t->config.backend, t->items[i].seq, t->items[i].pos);
+    for (i = 0; i < n; i++) {
+        const struct content_run *run = &t->runs[t->item_run[i]];
+
+        if (n > 1) {
+            start_us = clock_us();
+            rc = run_items(t, &t->items[i], &t->item_run[i], 1, &err);
+        }
+        if (rc == 0)
+            content_run_done(t->content, run, t->results + t->row_of[t->item_run[i]],
+                             start_us, clock_us());
+        else
+            run_failed(t, run, rc, &err);
+    }
+}
+
+static void
+step(struct backend_thread *t)
+{
+    size_t n_runs = step_plan(t);
+    size_t done = 0, i;
+    int layer_from = -1;
+
+    while (done < n_runs) { /* ranges in ascending order, each once */
+        int next = INT32_MAX;
+        size_t n = 0;
+
+        for (i = 0; i < n_runs; i++)
+            if (t->runs[i].layer_from > layer_from && t->runs[i].layer_from < next)
+                next = t->runs[i].layer_from;
+        layer_from = next;
+        for (i = 0; i < n_runs; i++)
+            if (t->runs[i].layer_from == layer_from) {
+                item_init(t, &t->items[n], i);
+                t->item_run[n++] = i;
+            }
+        step_range(t, n);
+        done += n;
+    }
+}
+
+/* ---- the loop ---- */
+
+static void
+handle(struct backend_thread *t, struct work_msg *w)
+{
+    uint64_t session = (uint64_t)(uintptr_t)w->link;
+    struct content *c = t->content;
+    int64_t now_us = clock_us();
+
+    switch (w->kind) {
+    case WORK_OPEN:
+        content_open(c, session, &w->u.open, w->layer_from, now_us);
+        break;
+    case WORK_STATES:
+        content_states(c, session, w->chunk, now_us);
+        w->chunk = NULL;
+        break;
+    case WORK_INFER:
+        content_infer(c, session, &w->u.infer, now_us);
+        break;
+    case WORK_TRUNCATE:
+        content_truncate(c, session, &w->u.truncate, now_us);
+        break;
+    case WORK_CANCEL:
+        content_cancel(c, session, &w->u.cancel, now_us);
+        break;
+    case WORK_CLOSE:
+        content_close(c, session, w->u.close.seq);
+        break;
+    case WORK_GENERATE:
+        content_generate(c, session, &w->u.generate, now_us);
+        break;
+    case WORK_GONE:
+        content_session_gone(c, session);
+        break;
+    case WORK_STOP:
+        t->stopping = true;
+        return;
+    }
+    work_msg_free(w);
+}
+
+static void
+publish(struct backend_thread *t)
+{
+    atomic_store_explicit(&t->seqs, content_n_seqs(t->content), memory_order_relaxed);
+    atomic_store_explicit(&t->rows, content_rows(t->content), memory_order_relaxed);
+    atomic_store_explicit(&t->content_bytes, content_bytes(t->content),
+                          memory_order_relaxed);
+    atomic_store_explicit(&t->kv_bytes, backend_kv_bytes(t->config.backend, -1),
+                          memory_order_relaxed);
+}
+
+static void *
+thread_main(void *arg)
+{
+    struct backend_thread *t = arg;
+    struct mailbox_msg *m, *next;
+
+    while (!t->stopping) {
+        int64_t deadline_us = content_expire(t->content, clock_us());
+
+        publish(t);
+        if (content_n_runnable(t->content) > 0) {
+            m = mailbox_take_all(t->work);
+        } else {
+            int64_t left_us = deadline_us - clock_us();
+
+            m = mailbox_wait(t->work, deadline_us == INT64_MAX ? -1
+                                      : left_us > 0            ? left_us
+                                                               : 0);
+        }
+        for (; m; m = next) {
+            next = m->next;
+            handle(t, (struct work_msg *)m);
+        }
+        if (!t->stopping && content_n_runnable(t->content) > 0)
+            step(t);
+    }
+    return NULL;
+}
+
+/* ---- start and stop ---- */
+
+static void
+thread_free(struct backend_thread *t)
+{
+    struct mailbox_msg *m, *next;
+
+    content_free(t->content);
+    for (m = t->work ? mailbox_take_all(t->work) : NULL; m; m = next) {
+        next = m->next;
+        if (((struct work_msg *)m)->kind != WORK_STOP)
+            work_msg_free((struct work_msg *)m);
+    }
+    mailbox_free(t->work);
+    mem_free(t->candidates);
+    mem_free(t->shares);
+    mem_free(t->runs);
+    mem_free(t->items);
+    mem_free(t->item_run);
+    mem_free(t->hidden);
+    mem_free(t->tokens);
+    mem_free(t->results);
+    mem_free(t->row_of);
+    mem_free(t);
+}
+
+static bool
+alloc_buffers(struct backend_thread *t)
+{
+    size_t n = t->config.step_rows, max_seqs = t->config.max_seqs;
+    size_t d = (size_t)t->config.backend->info.d_model;
+
+    t->candidates = mem_array_alloc(max_seqs, sizeof(*t->candidates));
+    t->shares = mem_array_alloc(max_seqs, sizeof(*t->shares));
+    t->runs = mem_array_alloc(n, sizeof(*t->runs));
+    t->items = mem_array_alloc(n, sizeof(*t->items));
+    t->item_run = mem_array_alloc(n, sizeof(*t->item_run));
+    t->hidden = mem_aligned_alloc(n, d * sizeof(float));
+    t->tokens = mem_array_alloc(n, sizeof(*t->tokens));
+    t->results = mem_array_alloc(n, sizeof(*t->results));
+    t->row_of = mem_array_alloc(n, sizeof(*t->row_of));
+    return t->candidates && t->shares && t->runs && t->items && t->item_run &&
+           t->hidden && t->tokens && t->results && t->row_of;
+}
+
+int
+backend_thread_start(struct backend_thread **out,
+                     const struct backend_thread_config *config, struct mailbox *replies,
+                     struct err *err)
+{
+    const struct backend_info *info = &config->backend->info;
+    struct content_config cc = { .d_model = (size_t)info->d_model,
+                                 .n_vocab = (uint32_t)info->n_vocab,
+                                 .n_ctx = (uint32_t)info->n_ctx,
+                                 .window = config->window,
+                                 .n_layers = info->n_layers };
+    struct content_hooks hooks = { NULL,          hook_reply,
+                                   hook_kv_open,  hook_kv_truncate,
+                                   hook_kv_close, hook_pick };
+    struct backend_thread *t = mem_array_alloc(1, sizeof(*t));
+    int rc;
+
+    *out = NULL;
+    if (!t)
+        return err_set(err, CE_ENOMEM, "backend thread: no memory");
+    t->config = *config;
+    t->replies = replies;
+    t->stop.kind = WORK_STOP;
+    hooks.arg = t;
+    rc = mailbox_new(&t->work, err);
+    if (rc == 0)
+        rc = content_new(&t->content, &cc, &hooks, err);
+    if (rc == 0 && !alloc_buffers(t))
+        rc = err_set(err, CE_ENOMEM, "backend thread: no memory for steps of %u rows",
+                     config->step_rows);
+    if (rc == 0 && pthread_create(&t->thread, NULL, thread_main, t) != 0)
+        rc = err_set(err, CE_ENOMEM, "backend thread: cannot start a thread");
+    if (rc < 0) {
+        thread_free(t);
+        return rc;
+    }
+    *out = t;
+    return 0;
+}
+
+void
+backend_thread_post(struct backend_thread *t, struct work_msg *w)
+{
+    mailbox_post(t->work, &w->msg);
+}
+
+void
+backend_thread_stop(struct backend_thread *t)
+{
+    struct backend *backend;
+
+    if (!t)
+        return;
+    mailbox_post(t->work, &t->stop.msg);
+    pthread_join(t->thread, NULL);
+    backend = t->config.backend;
+    thread_free(t);
+    backend_close(backend);
+}
+
+void
+backend_thread_figures(struct backend_thread *t, struct backend_thread_figures *out)
+{
+    out->seqs = atomic_load_explicit(&t->seqs, memory_order_relaxed);
+    out->rows = atomic_load_explicit(&t->rows, memory_order_relaxed);
+    out->content_bytes = atomic_load_explicit(&t->content_bytes, memory_order_relaxed);
+    out->kv_bytes = atomic_load_explicit(&t->kv_bytes, memory_order_relaxed);
+}

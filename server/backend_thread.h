@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * backend_thread.h - the thread that computes: the only owner of the backend,
+ * the content manager and the scheduler.
+ *
+ * Mailbox in (work), mailbox out (replies). Between two steps it takes all work
+ * that has come, so that a TRUNCATE or a vanished session is known before
+ * anything more is computed for it; then everything runnable of all sessions
+ * goes into one ragged step per layer range.
+ *
+ * Thread: start, post and stop from the I/O thread.
+ */
+#ifndef CE_SERVER_BACKEND_THREAD_H
+#define CE_SERVER_BACKEND_THREAD_H
+
+#include "common/error.h"
+#include "engine/backend.h"
+#include "server/handover.h"
+
+struct tokenizer;
+struct backend_thread;
+
+struct backend_thread_config {
+    struct backend *backend;           /* taken: closed by stop */
+    const struct tokenizer *tokenizer; /* end tokens of GENERATE; NULL without */
+    uint32_t window;                   /* rows a sequence may have waiting */
+    uint32_t step_rows;                /* rows of a step, >= 1 */
+    uint32_t max_seqs;                 /* in all */
+};
+
+/* `replies` is borrowed and outlives the thread. On failure the backend is
+ * still the caller's. */
+int backend_thread_start(struct backend_thread **out,
+                         const struct backend_thread_config *config,
+                         struct mailbox *replies, struct err *err) CE_MUSTCHECK;
+
+/* Takes the message. */
+void backend_thread_post(struct backend_thread *t, struct work_msg *w);
+
+/* Finish the step under way, drop everything, close the backend, join. Accepts
+ * NULL. */
+void backend_thread_stop(struct backend_thread *t);
+
+/* For logs and later metrics; any thread. */
+struct backend_thread_figures {
+    size_t seqs, rows, content_bytes, kv_bytes;
+};
+void backend_thread_figures(struct backend_thread *t, struct backend_thread_figures *out);
+
+#endif

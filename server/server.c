@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * server.c - what happens to all sessions at once, and replies; see server.h.
+ *
+ * Ending one session can close and free any channel, its partner's included, so
+ * a walk that acts starts again from the beginning after each act. Acting
+ * removes the reason to act, so the walks end.
+ */
+#include "server/server.h"
+
+#include <string.h>
+
+#include "common/log.h"
+#include "common/memory.h"
+#include "server/channel.h"
+#include "server/session.h"
+
+int
+server_init(struct server *srv, struct err *err)
+{
+    srv->row = mem_array_alloc(srv->d_model, sizeof(float));
+    if (!srv->row)
+        return err_set(err, CE_ENOMEM, "server: no memory");
+    return 0;
+}
+
+void
+server_fini(struct server *srv)
+{
+    mem_free(srv->row);
+    srv->row = NULL;
+}
+
+/* What a reply changes in our view of its sequence. Returns false when it is
+ * not to be sent: the sequence has ended here. */
+static bool
+reply_note(struct session *s, const struct frame *f)
+{
+    struct session_seq *q;
+
+    switch (f->type) {
+    case FRAME_CREDIT:
+        q = session_seq_find(s, f->u.credit.seq);
+        if (q)
+            q->limit = f->u.credit.limit;
+        return q != NULL;
+    case FRAME_NEED:
+        q = session_seq_find(s, f->u.need.seq);
+        if (q) {
+            if (q->limit > q->limit_before)
+                q->limit_before = q->limit;
+            q->limit = f->u.need.limit;
+            q->id = f->u.need.id;
+        }
+        return q != NULL;
+    case FRAME_TOKEN:
+        return session_seq_find(s, f->u.token.seq) != NULL;
+    default:
+        return true;
+    }
+}
+
+void
+server_reply(struct server *srv, struct reply_msg *r)
+{
+    struct session *s = r->link->session;
+
+    (void)srv;
+    if (s && r->kind == REPLY_LOST) {
+        session_end(s, CE_ENOMEM, "the server is out of memory");
+    } else if (s && r->frame.type == FRAME_ERROR && !r->frame.u.error.has_seq) {
+        char text[FRAME_MAX_TEXT + 1] = { 0 };
+
+        memcpy(text, r->frame.u.error.text.data, r->frame.u.error.text.len);
+        session_end(s, -(int)r->frame.u.error.code, text);
+    } else if (s && reply_note(s, &r->frame)) {
+        channel_send(s->infer, &r->frame);
+        s = r->link->session; /* a peer that does not read has ended it */
+        if (s && r->frame.type == FRAME_ERROR) {
+            struct session_seq *q = session_seq_find(s, r->frame.u.error.seq);
+
+            if (q)
+                session_seq_remove(s, q);
+        }
+    }
+    reply_msg_free(r);
+}
+
+/* One channel whose time is over; NULL when there is none. */
+static struct channel *
+find_expired(const struct server *srv, int64_t now_us)
+{
+    struct channel *ch;
+
+    for (ch = srv->channels; ch; ch = ch->next) {
+        if (ch->closed || ch->paused)
+            continue;
+        if (ch->place == FRAME_AT_CLOUD_NEW ? now_us - ch->since_us >= srv->first_frame_us
+                                            : now_us - ch->last_us >= srv->idle_us)
+            return ch;
+    }
+    return NULL;
+}
+
+void
+server_tick(struct server *srv, int64_t now_us)
+{
+    struct channel *ch;
+
+    while ((ch = find_expired(srv, now_us)) != NULL) {
+        struct session *s = ch->session;
+
+        if (s && s->upload == ch) { /* the session goes on */
+            s->upload = NULL;
+            ch->session = NULL;
+            session_set_state(s, SESSION_READY);
+            channel_close(ch);
+        } else if (s) {
+            session_end(s, CE_ETIMEOUT, "nothing came for too long");
+        } else {
+            channel_send_error(ch, CE_ETIMEOUT, "no first frame in time");
+            channel_close(ch);
+        }
+    }
+}
+
+static struct channel *
+find_resumable(const struct server *srv)
+{
+    struct channel *ch;
+
+    for (ch = srv->channels; ch; ch = ch->next)
+        if (ch->paused && !ch->closed &&
+            (!ch->session ||
+             atomic_load_explicit(&ch->session->link->queued, memory_order_relaxed) <=
+                 srv->max_queued / 2))
+            return ch;
+    return NULL;
+}
+
+void
+server_resume(struct server *srv)
+{
+    struct channel *ch;
+
+    while (srv->n_paused > 0 && (ch = find_resumable(srv)) != NULL)
+        channel_pause(ch, false);
+}
+
+static struct session *
+find_idle(const struct server *srv)
+{
+    struct session *s;
+
+    for (s = srv->sessions; s && s->n_open > 0; s = s->next)
+        ;
+    return s;
+}
+
+/* A channel that is open without a session: before its first frame, or after
+ * its session. */
+static struct channel *
+find_single(const struct server *srv)
+{
+    struct channel *ch;
+
+    for (ch = srv->channels; ch; ch = ch->next)
+        if (!ch->closed && !ch->session)
+            return ch;
+    return NULL;
+}
+
+void
+server_drain(struct server *srv, uint32_t deadline_ms, const char *reason)
+{
+    struct frame f = { .type = FRAME_GOAWAY };
+    struct session *s, *next;
+    struct channel *ch;
+
+    srv->draining = true;
+    f.u.goaway.deadline_ms = deadline_ms;
+    f.u.goaway.reason = frame_str_of(reason, strlen(reason));
+    for (s = srv->sessions; s; s = next) {
+        next = s->next; /* sending can end this session, never another */
+        channel_send(s->infer, &f);
+    }
+    while ((s = find_idle(srv)) != NULL)
+        session_end(s, 0, "drained");
+    while ((ch = find_single(srv)) != NULL)
+        channel_close(ch);
+}
+
+void
+server_end_all(struct server *srv)
+{
+    struct channel *ch;
+
+    while (srv->sessions)
+        session_end(srv->sessions, 0, "the server stops");
+    while ((ch = find_single(srv)) != NULL)
+        channel_close(ch);
+}

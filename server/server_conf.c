@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * server_conf.c - the key table of cecollm-cloudd; see server_conf.h.
+ */
+#include "server/server_conf.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "server/content.h"
+
+#define FIELD(name) offsetof(struct server_conf, name)
+
+/* clang-format off */
+static const struct conffile_key keys[] = {
+    { "listen", CONFFILE_STRING, FIELD(listen), "127.0.0.1:7443",
+      .help = "Address and port to accept agents on: host:port, [v6]:port or *:port. "
+              "Port 0 takes any free one." },
+    { "port_file", CONFFILE_STRING, FIELD(port_file), "",
+      .help = "Write the port in use to this file once agents are accepted." },
+    { "node", CONFFILE_STRING, FIELD(node), "",
+      .help = "Name (host:port) that agents dial for their upload channel, when a load "
+              "balancer stands before several servers. Empty: the address they came by." },
+    { "ca", CONFFILE_STRING, FIELD(ca), "",
+      .help = "Certificates (PEM) of the authorities that agents' certificates are "
+              "checked against. Required." },
+    { "cert", CONFFILE_STRING, FIELD(cert), "",
+      .help = "This server's certificate (PEM), followed by intermediate ones. Required." },
+    { "key", CONFFILE_STRING, FIELD(key), "",
+      .help = "The certificate's private key (PEM). Required." },
+    { "max_connections", CONFFILE_INT, FIELD(max_connections), "2048",
+      .min = 2, .max = 1000000,
+      .help = "Connections in all; a session has two." },
+    { "max_connections_per_address", CONFFILE_INT, FIELD(max_connections_per_address),
+      "256", .min = 2, .max = 1000000,
+      .help = "Connections from one IP address." },
+    { "max_sessions", CONFFILE_INT, FIELD(max_sessions), "1024", .min = 1, .max = 500000,
+      .help = "Sessions in all." },
+    { "max_output", CONFFILE_SIZE, FIELD(max_output), "1M", .min = 65536, .max = 1 << 30,
+      .help = "Bytes kept for a peer that does not read; past them its connection is "
+              "closed." },
+    { "handshake_timeout", CONFFILE_DURATION, FIELD(handshake_timeout_us), "10s",
+      .min = 100e3, .max = 600e6,
+      .help = "From connecting to the first frame, TLS handshake included." },
+    { "idle_timeout", CONFFILE_DURATION, FIELD(idle_timeout_us), "2min",
+      .min = 100e3, .max = 86400e6,
+      .help = "A channel on which no frame came for so long is closed. Agents are told, "
+              "and ping." },
+    { "drain_timeout", CONFFILE_DURATION, FIELD(drain_timeout_us), "30s",
+      .min = 0, .max = 86400e6,
+      .help = "After SIGTERM: how long running sequences may take to finish." },
+    { "model", CONFFILE_STRING, FIELD(model), "",
+      .help = "The model, a GGUF file: whole, or the cloud part that cecollm-model split "
+              "makes. Required." },
+    { "exits", CONFFILE_STRING, FIELD(exits), "",
+      .help = "The side file with the exit heads, read for the layer of the first exit. "
+              "Empty: the file beside the model, if there is one. none: no file." },
+    { "layer_from", CONFFILE_INT, FIELD(layer_from), "0", .min = 0, .max = 4096,
+      .help = "First block to hold; agents may upload states after this many blocks or "
+              "more. 0: the first exit's layer, or the first block in the file if that "
+              "is later." },
+    { "whole_model", CONFFILE_BOOL, FIELD(whole_model), "no",
+      .help = "Hold all blocks and the embeddings and offer GENERATE, so that agents may "
+              "leave whole answers to this server." },
+    { "threads", CONFFILE_INT, FIELD(threads), "0", .min = 0, .max = 1024,
+      .help = "Threads that compute. 0: as many as there are cores to use." },
+    { "cpu", CONFFILE_STRING, FIELD(cpu), "auto",
+      .help = "Instruction set of the kernels: auto, scalar, avx2, avx512 or neon. The "
+              "results do not depend on it." },
+    { "n_ctx", CONFFILE_INT, FIELD(n_ctx), "0", .min = 0, .max = 1048576,
+      .help = "Most positions of a sequence. 0: the model's own." },
+    { "kv_budget", CONFFILE_SIZE, FIELD(kv_budget), "4G",
+      .help = "Memory for KV caches in all. A sequence that needs more than is left ends "
+              "with an error that says so. 0: no limit." },
+    { "max_seqs", CONFFILE_INT, FIELD(max_seqs), "256", .min = 1, .max = 65536,
+      .help = "Open sequences in all." },
+    { "max_seqs_per_session", CONFFILE_INT, FIELD(max_seqs_per_session), "16",
+      .min = 1, .max = 4096,
+      .help = "Open sequences of one session." },
+    { "window", CONFFILE_INT, FIELD(window), "1024",
+      .min = CONTENT_MIN_WINDOW, .max = 65536,
+      .help = "Hidden states (rows) of one sequence that may wait to be computed; agents "
+              "are granted so many ahead." },
+    { "step_rows", CONFFILE_INT, FIELD(step_rows), "512", .min = 1, .max = 16384,
+      .help = "Rows computed in one step, of all sequences together. Smaller: single "
+              "tokens wait less for others' prompts. Larger: prompts are computed "
+              "faster." },
+    { "max_queued", CONFFILE_SIZE, FIELD(max_queued), "4M", .min = 65536, .max = 1 << 30,
+      .help = "Bytes of one session's frames that may wait for the computing thread; past "
+              "them its connections are not read for a moment." },
+    { "log_level", CONFFILE_ENUM, FIELD(log_level), "info", .choices = log_level_names,
+      .help = "error, warn, info or debug. SIGUSR2 switches debug on and off; SIGHUP reads "
+              "this key again." },
+};
+
+static const struct conffile_section sections[] = {
+    { .name = "", .keys = keys, .n_keys = (int)(sizeof(keys) / sizeof(keys[0])),
+      .help = "Settings of cecollm-cloudd; see cecollm.conf(5)." },
+};
+/* clang-format on */
+
+const struct conffile_schema server_conf_schema = { sections, 1 };
+
+int
+server_conf_load(struct server_conf *conf, const char *path, char *const *set, int n_set,
+                 struct err *err)
+{
+    int rc, i;
+
+    memset(conf, 0, sizeof(*conf));
+    rc = conffile_defaults(&server_conf_schema, conf, err);
+    if (rc == 0 && path)
+        rc = conffile_load(&server_conf_schema, conf, path, err);
+    for (i = 0; rc == 0 && i < n_set; i++)
+        rc = conffile_set(&server_conf_schema, conf, set[i], err);
+    if (rc < 0)
+        server_conf_free(conf);
+    return rc;
+}
+
+int
+server_conf_check(const struct server_conf *conf, struct err *err)
+{
+    const struct {
+        const char *name, *value;
+    } required[] = { { "model", conf->model },
+                     { "ca", conf->ca },
+                     { "cert", conf->cert },
+                     { "key", conf->key },
+                     { "listen", conf->listen } };
+    size_t i;
+
+    for (i = 0; i < sizeof(required) / sizeof(required[0]); i++)
+        if (!required[i].value || !required[i].value[0])
+            return err_set(err, CE_EINVAL, "%s is not set, and there is no default",
+                           required[i].name);
+    if (strlen(conf->node) > 255)
+        return err_set(err, CE_EINVAL, "node: longer than 255 bytes");
+    if (conf->max_seqs_per_session > conf->max_seqs)
+        return err_set(err, CE_EINVAL, "max_seqs_per_session is above max_seqs");
+    return 0;
+}
+
+void
+server_conf_free(struct server_conf *conf)
+{
+    conffile_free(&server_conf_schema, conf);
+    memset(conf, 0, sizeof(*conf));
+}

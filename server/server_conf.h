@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * server_conf.h - the settings of cecollm-cloudd: one table of keys.
+ *
+ * The table feeds the parser, --print-config, etc/cecollm.conf and the test
+ * that the manual page names every key.
+ *
+ * Thread: loaded by the main thread before anything starts; constant after.
+ */
+#ifndef CE_SERVER_SERVER_CONF_H
+#define CE_SERVER_SERVER_CONF_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/conffile.h"
+#include "common/error.h"
+
+struct server_conf {
+    /* network */
+    char *listen, *port_file, *node;
+    char *ca, *cert, *key;
+    int64_t max_connections, max_connections_per_address, max_sessions;
+    int64_t max_output;
+    int64_t handshake_timeout_us, idle_timeout_us, drain_timeout_us;
+    /* model */
+    char *model, *exits;
+    int64_t layer_from, threads, n_ctx, kv_budget;
+    char *cpu;
+    bool whole_model;
+    /* sequences */
+    int64_t max_seqs, max_seqs_per_session, window, step_rows, max_queued;
+    /* log */
+    int log_level;
+};
+
+extern const struct conffile_schema server_conf_schema;
+
+/* Defaults, then `path` (unless NULL), then the assignments. On failure *conf is
+ * empty again. */
+int server_conf_load(struct server_conf *conf, const char *path, char *const *set,
+                     int n_set, struct err *err) CE_MUSTCHECK;
+
+/* What cannot be said of one key alone: files that must be named, sizes that must
+ * fit each other. */
+int server_conf_check(const struct server_conf *conf, struct err *err) CE_MUSTCHECK;
+
+void server_conf_free(struct server_conf *conf);
+
+#endif
