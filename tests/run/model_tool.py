@@ -1,0 +1,312 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""model_tool.py - every command of cecollm-model, on synthesised models and, where
+it is at hand, on the real one; and every mistake that a user can make: one line on
+stderr that names the culprit, exit code 1, or 2 when the command line is wrong."""
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+BUILD = Path(os.environ.get("CECOLLM_BUILDDIR", "."))
+SRC = Path(os.environ.get("CECOLLM_SRCDIR", "."))
+DATA = Path(os.environ.get("CECOLLM_DATA") or SRC / "../shared/data")
+MODEL = Path(os.environ.get("CECOLLM_MODEL")
+             or SRC / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
+TOOL = (BUILD / "cecollm-model").resolve()
+COMMANDS = ["info", "split", "tokenize", "ppl", "score", "synth"]
+
+
+def tool(*args, text=None, env=None):
+    return subprocess.run([TOOL, *map(str, args)], input=text, capture_output=True,
+                          text=True, timeout=600, env={**os.environ, **(env or {})})
+
+
+class Case(unittest.TestCase):
+    def ok(self, *args, **more):
+        r = tool(*args, **more)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        return r.stdout
+
+    def fails(self, code, pattern, *args, **more):
+        r = tool(*args, **more)
+        self.assertEqual(r.returncode, code, r.stderr + r.stdout)
+        self.assertEqual(len(r.stderr.splitlines()), 1, r.stderr)
+        self.assertRegex(r.stderr, pattern)
+        self.assertEqual(r.stdout, "")
+
+
+class Synthetic(Case):
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = Path(tempfile.mkdtemp())
+        cls.model = cls.dir / "tiny.gguf"
+        r = tool("synth", "-o", cls.model, "--layers", 6, "--type", "Q8_0", "--exits",
+                 "2,4", "--seed", 3)
+        assert r.returncode == 0, r.stderr
+        cls.text = cls.dir / "text.txt"
+        cls.text.write_text("The quick brown fox jumps over the lazy dog. " * 60)
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.dir)
+
+    def ids(self, name, *lines):
+        path = self.dir / name
+        path.write_text("".join(line if isinstance(line, str) else json.dumps(line)
+                                for line in lines))
+        return path
+
+    # ---- help ----
+
+    def test_help(self):
+        self.assertIn("Commands:", self.ok("--help"))
+        self.assertIn("cecollm-model", self.ok("--version"))
+        for command in COMMANDS:
+            self.assertIn(command, self.ok("--help"))
+            self.assertIn("Usage: cecollm-model " + command, self.ok(command, "--help"))
+
+    def test_usage(self):
+        self.assertEqual(tool().returncode, 2)
+        self.fails(2, 'no command "frobnicate"', "frobnicate")
+        for command in COMMANDS:
+            self.fails(2, "--frobnicate", command, "--frobnicate")
+        for command in COMMANDS[:-1]:
+            self.fails(2, "something is missing", command)
+        self.fails(2, "--output is missing", "synth")
+        self.fails(2, "none of F32", "synth", "-o", self.dir / "x.gguf", "--type", "Q9")
+
+    def test_full_disk(self):
+        if not Path("/dev/full").exists():
+            self.skipTest("no /dev/full")
+        with open("/dev/full", "w") as full:
+            r = subprocess.run([TOOL, "info", self.model], stdout=full,
+                               stderr=subprocess.PIPE, text=True)
+        self.assertEqual(r.returncode, 1)
+        self.assertIn("stdout", r.stderr)
+
+    # ---- synth and info ----
+
+    def test_synth_is_reproducible(self):
+        a, b, c = (self.dir / n for n in ("a.gguf", "b.gguf", "c.gguf"))
+        self.ok("synth", "-o", a, "--seed", 9, "--untied")
+        self.ok("synth", "-o", b, "--seed", 9, "--untied")
+        self.ok("synth", "-o", c, "--seed", 10, "--untied")
+        self.assertEqual(a.read_bytes(), b.read_bytes())
+        self.assertNotEqual(a.read_bytes(), c.read_bytes())
+
+    def test_synth_refuses(self):
+        out = self.dir / "never.gguf"
+        self.fails(1, "heads", "synth", "-o", out, "--heads", 3, "--kv-heads", 2)
+        self.fails(1, "No such file", "synth", "-o", self.dir / "no/such/place.gguf")
+        self.assertFalse(out.exists())
+
+    def test_info(self):
+        page = self.ok("info", self.model, "--split", 3)
+        for text in ("6 blocks", "Q8_0", "fingerprint", "after block 3", "after block  2: mlp",
+                     "edge to 4, cloud from 2"):
+            self.assertIn(text, page)
+        info = json.loads(self.ok("info", self.model, "--split", "3", "--json"))
+        self.assertEqual(info["shape"]["n_layers"], 6)
+        self.assertEqual(info["file_bytes"], self.model.stat().st_size)
+        self.assertEqual([e["layer"] for e in info["exits"]], [2, 4])
+        self.assertEqual([(s["cloud_from"], s["edge_to"]) for s in info["splits"]],
+                         [(2, 2), (4, 4), (2, 4), (3, 3)])
+        # 6 blocks, 2 KV heads of 16, keys and values in two bytes
+        self.assertEqual(info["kv_bytes_per_1000"], 6 * 2 * 16 * 2 * 2 * 1000)
+        none = json.loads(self.ok("info", self.model, "--exits", "none", "--json"))
+        self.assertEqual(none["exits"], [])
+        self.fails(1, "--split 6: expected 1 to 5", "info", self.model, "--split", 6)
+
+    # ---- files that are not models ----
+
+    def test_bad_files(self):
+        whole = self.model.read_bytes()
+        bad = {"text": b"hello", "empty": b"", "head": whole[:100],
+               "half": whole[:len(whole) // 2]}
+        for name, content in bad.items():
+            path = self.dir / (name + ".gguf")
+            path.write_bytes(content)
+            for args in (["info"], ["split"], ["tokenize", "--ids"]):
+                operands = [path, "x"] if args[0] == "tokenize" else [path]
+                self.fails(1, re.escape(str(path)), *args, *operands)
+            self.fails(1, re.escape(str(path)), "ppl", path, self.text)
+        for command in ("info", "split"):
+            self.fails(1, "/nonexistent.gguf: No such file", command, "/nonexistent.gguf")
+        self.fails(1, re.escape(str(self.dir)), "info", self.dir)
+
+    # ---- tokenize ----
+
+    def test_tokenize(self):
+        text = "naïve café \U0001f980\n<|im_end|> the \x00 end"
+        ids = self.ok("tokenize", self.model, "-", "--ids", text=text)
+        self.assertEqual(self.ok("tokenize", self.model, "--decode", text=ids), text)
+        self.assertNotIn(2, list(map(int, ids.split())))
+        parsed = json.loads(self.ok("tokenize", self.model, "--special", "--json",
+                                    "a<|im_end|>"))
+        self.assertEqual(parsed["ids"][-1], 2)
+        self.assertEqual(parsed["n"], 2)
+        self.assertEqual(parsed["pieces"][-1], "<|im_end|>")
+        table = self.ok("tokenize", self.model, "x\n\x1b").splitlines()
+        self.assertEqual([line.split()[1] for line in table], ["x", "\\n", "\\x1b"])
+        self.assertEqual(self.ok("tokenize", self.model, "", "--ids"), "\n")
+
+    def test_decode_refuses(self):
+        for ids in ("1 two", "99999", "[-5]", "1;2", "99999999999999999999"):
+            self.fails(1, "offset", "tokenize", self.model, "--decode", ids)
+        self.assertEqual(self.ok("tokenize", self.model, "--decode", "[3, 4]").encode(
+            "utf-8", "surrogateescape"), b"\x00\x01")
+
+    # ---- ppl ----
+
+    def test_ppl(self):
+        line = self.ok("ppl", self.model, self.text, "--ctx", 64, "--chunks", 3)
+        self.assertRegex(line, r"^perplexity \d+\.\d+ \+- .*3 chunks of 64 tokens, 93 scored")
+        one, two = (json.loads(self.ok("ppl", self.model, self.text, "--ctx", 128, "--json",
+                                       "--threads", n)) for n in (1, 2))
+        self.assertEqual(one, two)
+        self.assertEqual(one["scored"], 63 * one["chunks"])
+        from_stdin = self.ok("ppl", self.model, "-", "--ctx", 128, "--json",
+                             text=self.text.read_text())
+        self.assertEqual(json.loads(from_stdin), one)
+
+    def test_ppl_refuses(self):
+        short = self.dir / "short.txt"
+        short.write_text("too short")
+        self.fails(1, "one chunk needs 512", "ppl", self.model, short)
+        self.fails(1, "No such file", "ppl", self.model, self.dir / "none.txt")
+        self.fails(1, "context is 512", "ppl", self.model, self.text, "--ctx", 513)
+        self.fails(1, "directory", "ppl", self.model, self.dir)
+        self.fails(1, "kernels|cpu", "ppl", self.model, self.text, "--cpu", "z80")
+
+    # ---- score ----
+
+    def test_score(self):
+        prompt, output = [1, 40, 50, 60], [70, 80, 90]
+        ids = self.ids("ids.jsonl", {"prompt_ids": prompt, "output_ids": output}, "\n\n",
+                       {"prompt_ids": [5], "output_ids": []}, "\n")
+        lines = [json.loads(x) for x in
+                 self.ok("score", self.model, ids, "--all-exits").splitlines()]
+        self.assertEqual([x["line"] for x in lines], [0, 2])
+        self.assertEqual(lines[1]["argmax"], [])
+        for suffix in ("", "_2", "_4"):
+            self.assertEqual(len(lines[0]["argmax" + suffix]), 3)
+            self.assertTrue(all(0 < c <= 1 for c in lines[0]["confidence" + suffix]))
+            self.assertTrue(all(m >= 0 for m in lines[0]["margin" + suffix]))
+        plain = json.loads(self.ok("score", self.model, ids).splitlines()[0])
+        self.assertEqual(plain["argmax"], lines[0]["argmax"])
+        self.assertNotIn("argmax_2", plain)
+
+    def test_score_position_by_position(self):
+        """A place's result depends on what precedes it alone, also past one batch."""
+        ids = [(i * 37) % 320 for i in range(150)]
+        a = self.ids("long.jsonl", {"prompt_ids": ids[:1], "output_ids": ids[1:]})
+        b = self.ids("late.jsonl", {"prompt_ids": ids[:140], "output_ids": ids[140:]})
+        a, b = (json.loads(self.ok("score", self.model, x, "--all-exits")) for x in (a, b))
+        for key in b:
+            if key != "line":
+                self.assertEqual(a[key][139:], b[key])
+
+    def test_score_refuses(self):
+        good = {"prompt_ids": [1], "output_ids": [2]}
+        for bad, why in (("{]", "line 2"), ("[1]", "prompt_ids"), ("{}", "prompt_ids"),
+                         ({"prompt_ids": [], "output_ids": [1]}, "not empty"),
+                         ({"prompt_ids": [1], "output_ids": ["x"]}, r"output_ids\[0\]"),
+                         ({"prompt_ids": [1, 320], "output_ids": [1]}, r"prompt_ids\[1\]"),
+                         ({"prompt_ids": [-1], "output_ids": [1]}, r"prompt_ids\[0\]"),
+                         ({"prompt_ids": [1] * 512, "output_ids": [1]}, "context of 512")):
+            r = tool("score", self.model, self.ids("bad.jsonl", good, "\n", bad))
+            self.assertEqual(r.returncode, 1)
+            self.assertEqual(len(r.stderr.splitlines()), 1, r.stderr)
+            self.assertRegex(r.stderr, "bad.jsonl: line 2: .*" if why == "line 2" else why)
+            self.assertEqual(len(r.stdout.splitlines()), 1)
+        self.fails(1, "No such file", "score", self.model, self.dir / "none.jsonl")
+
+    # ---- split ----
+
+    def test_split(self):
+        out = self.ok("split", self.model)
+        edge, cloud = self.dir / "tiny.edge.gguf", self.dir / "tiny.cloud.gguf"
+        self.assertIn(str(edge), out)
+        infos = [json.loads(self.ok("info", f, "--json")) for f in (self.model, edge, cloud)]
+        self.assertEqual(len({i["fingerprint"] for i in infos}), 1)
+        self.assertEqual([(i["layer_from"], i["layer_to"]) for i in infos],
+                         [(0, 6), (0, 4), (2, 6)])
+        self.assertIn("blocks 0 to 3", self.ok("info", edge))
+        self.assertEqual([e["layer"] for e in infos[1]["exits"]], [2, 4])
+        self.assertEqual(self.ok("tokenize", edge, "hello", "--ids"),
+                         self.ok("tokenize", self.model, "hello", "--ids"))
+        self.fails(1, "needs the whole model", "ppl", edge, self.text)
+        self.fails(1, "already a part", "split", edge)
+
+    def test_split_elsewhere(self):
+        edge, cloud = self.dir / "e.gguf", self.dir / "c.gguf"
+        self.ok("split", self.model, "--exits", "none", "--cloud-from", 3, "--edge", edge,
+                "--cloud", cloud)
+        e, c = (json.loads(self.ok("info", f, "--exits", "none", "--json"))
+                for f in (edge, cloud))
+        self.assertEqual((e["layer_to"], c["layer_from"], e["exits"]), (3, 3, []))
+
+    def test_split_refuses(self):
+        before = self.model.read_bytes()
+        self.fails(1, "--cloud-from", "split", self.model, "--exits", "none")
+        self.fails(1, "do not make", "split", self.model, "--cloud-from", 5, "--edge-to", 4)
+        self.fails(1, "do not make", "split", self.model, "--cloud-from", 6)
+        self.fails(1, "would replace", "split", self.model, "--edge", self.model)
+        link = self.dir / "link.gguf"
+        link.symlink_to(self.model)
+        self.fails(1, "would replace", "split", self.model, "--cloud", link)
+        self.fails(1, "both parts", "split", self.model, "--edge", self.dir / "x.gguf",
+                   "--cloud", self.dir / "x.gguf")
+        self.fails(1, "No such file", "split", self.model, "--edge", "/nonexistent/e.gguf")
+        self.assertEqual(self.model.read_bytes(), before)
+
+
+@unittest.skipUnless(MODEL.is_file(), "the real model is not there")
+class Real(Case):
+    def data(self, name):
+        path = DATA / name
+        if not path.is_file():
+            self.skipTest("%s is not there" % path)
+        return path
+
+    def test_info(self):
+        info = json.loads(self.ok("info", MODEL, "--exits", "none", "--json"))
+        self.assertEqual(info["shape"]["n_layers"], 30)
+        self.assertEqual(info["weights"], 134515008)
+        self.assertEqual(info["tokenizer"]["bos"], 1)
+        self.assertIn("134.5 M", self.ok("info", MODEL, "--exits", "none"))
+
+    def test_tokenize(self):
+        lines = [json.loads(x) for x in
+                 self.data("reference/tokenize.jsonl").read_text().splitlines()]
+        for line in lines[:5]:
+            ids = self.ok("tokenize", MODEL, "--ids", text=line["text"])
+            self.assertEqual(list(map(int, ids.split())), line["ids"])
+
+    def test_ppl(self):
+        text = self.data("text/wikitext2_raw_test_part1.txt")
+        r = json.loads(self.ok("ppl", MODEL, text, "--chunks", 20, "--json"))
+        self.assertEqual(r["scored"], 20 * 255)
+        self.assertLessEqual(r["perplexity"], 27.1)
+        self.assertGreater(r["perplexity"], 26.5)  # better than float32 is a mistake too
+
+    def test_score(self):
+        """Three answers against the float32 fixture; the whole fixture is tests/backend's."""
+        fixture = self.data("reference/greedy.jsonl").read_text().splitlines()[:3]
+        lines = self.ok("score", MODEL, "-", text="\n".join(fixture)).splitlines()
+        equal = total = 0
+        for got, want in zip(map(json.loads, lines), map(json.loads, fixture)):
+            for a, b, margin in zip(got["argmax"], want["argmax"], want["margin"]):
+                self.assertTrue(a == b or margin <= 0.5)
+                equal += a == b
+                total += 1
+        self.assertGreaterEqual(equal, 0.95 * total)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * cmd_info.c - cecollm-model info: what a file holds, on one page.
+ *
+ * Bytes are those of the file; a backend may pack weights into a little more. KV
+ * is counted per 1,000 positions of one sequence, in float16, so that it can be
+ * multiplied by hand.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/command.h"
+#include "tools/partition.h"
+#include "tools/progress.h"
+#include "tools/units.h"
+
+#include "engine/tokenizer.h"
+
+#define MAX_FORMATS  16
+#define MAX_SPLITS   (MODEL_MAX_EXITS + 2)
+#define KV_POSITIONS 1000
+
+struct format_sum {
+    uint32_t type; /* enum gguf_type */
+    int n_tensors;
+    uint64_t n_weights, size_bytes;
+};
+
+/* One way to cut the model. */
+struct split_row {
+    int cloud_from, edge_to;
+    size_t edge_weights, edge_kv, cloud_weights, cloud_kv; /* bytes */
+};
+
+struct info {
+    struct model *model;
+    struct tokenizer *tokenizer; /* NULL when this build has none for the file */
+    struct err no_tokenizer;     /* why */
+    struct format_sum formats[MAX_FORMATS];
+    int n_formats;
+    uint64_t n_weights, n_embd;
+    struct split_row splits[MAX_SPLITS];
+    int n_splits;
+    struct partition whole; /* what the file holds */
+    char fingerprint[65];
+};
+
+/* ---- gathering ---- */
+
+static void
+sum_formats(struct info *in)
+{
+    const struct gguf *g = in->model->file;
+
+    for (int i = 0; i < gguf_n_tensors(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        uint64_t n = (uint64_t)t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
+        int f = 0;
+
+        while (f < in->n_formats && in->formats[f].type != t->type)
+            f++;
+        if (f == MAX_FORMATS)
+            continue; /* model.c computes five */
+        if (f == in->n_formats)
+            in->formats[in->n_formats++].type = t->type;
+        in->formats[f].n_tensors++;
+        in->formats[f].n_weights += n;
+        in->formats[f].size_bytes += t->size_bytes;
+        in->n_weights += n;
+        if (t == in->model->token_embd)
+            in->n_embd = n;
+    }
+}
+
+static void
+add_split(struct info *in, int cloud_from, int edge_to)
+{
+    const struct model *m = in->model;
+    struct partition edge = { m, 0, edge_to, true };
+    struct partition cloud = { m, cloud_from, m->config.n_layers, false };
+    struct split_row *r;
+
+    if (in->n_splits == MAX_SPLITS)
+        return;
+    r = &in->splits[in->n_splits++];
+    *r = (struct split_row){ cloud_from,
+                             edge_to,
+                             partition_weight_bytes(&edge),
+                             partition_kv_bytes(&edge, KV_POSITIONS),
+                             partition_weight_bytes(&cloud),
+                             partition_kv_bytes(&cloud, KV_POSITIONS) };
+}
+
+static int
+gather(struct info *in, const char *path, const char *exits, int split, struct err *err)
+{
+    struct progress_busy *busy = progress_busy_start("reading");
+    int rc = model_open(&in->model, path, exits, err);
+    const struct model *m = in->model;
+
+    progress_busy_end(busy);
+    if (rc != 0)
+        return rc;
+    if (split > 0 && split >= m->config.n_layers)
+        return err_set(err, CE_EINVAL, "%s: --split %d: expected 1 to %d", path, split,
+                       m->config.n_layers - 1);
+    if (tokenizer_open(&in->tokenizer, m->file, &in->no_tokenizer) != 0)
+        in->tokenizer = NULL;
+    model_fingerprint_text(m, in->fingerprint);
+    in->whole = (struct partition){ m, m->layer_from, m->layer_to, true };
+    sum_formats(in);
+    if (m->layer_from != 0 || m->layer_to != m->config.n_layers)
+        return 0; /* a part is not split again */
+    for (int i = 0; i < m->n_exits; i++)
+        add_split(in, m->exits[i].layer, m->exits[i].layer);
+    if (m->n_exits > 1)
+        add_split(in, m->exits[0].layer, m->exits[m->n_exits - 1].layer);
+    if (split > 0)
+        add_split(in, split, split);
+    return 0;
+}
+
+static const char *
+kind_name(enum model_exit_kind kind)
+{
+    return kind == MODEL_EXIT_MLP ? "mlp" : "shared";
+}
+
+/* ---- for people ---- */
+
+static void
+print_shape(const struct info *in)
+{
+    const struct model_config *c = &in->model->config;
+    char a[UNITS_TEXT], b[UNITS_TEXT];
+
+    printf("%s (%s)\n", c->name[0] ? c->name : "unnamed", c->arch);
+    printf("  file         %s, %s\n", gguf_path(in->model->file),
+           units_bytes(a, (double)gguf_size_bytes(in->model->file)));
+    printf("  fingerprint  %s\n", in->fingerprint);
+    printf("  shape        %d blocks, d_model %d, d_ff %d, %d heads of %d over %d KV "
+           "heads\n",
+           c->n_layers, c->d_model, c->d_ff, c->n_heads, c->head_dim, c->n_kv_heads);
+    if (in->model->layer_from != 0 || in->model->layer_to != c->n_layers)
+        printf("  part         blocks %d to %d\n", in->model->layer_from,
+               in->model->layer_to - 1);
+    printf("  context      %s positions, rope base %g over %d dimensions\n",
+           units_count(a, (uint64_t)c->n_ctx), (double)c->rope_base, c->n_rot);
+    printf("  weights      %s, of which %s embedding%s\n",
+           units_amount(a, (double)in->n_weights), units_amount(b, (double)in->n_embd),
+           c->tied_output ? " (also the output matrix)" : "");
+    for (int i = 0; i < in->n_formats; i++) {
+        const struct format_sum *f = &in->formats[i];
+
+        printf("               %-5s %9s in %9s, %d tensors\n", gguf_type_name(f->type),
+               units_amount(a, (double)f->n_weights),
+               units_bytes(b, (double)f->size_bytes), f->n_tensors);
+    }
+    printf("  KV cache     %s per %d positions\n",
+           units_bytes(a, (double)partition_kv_bytes(&in->whole, KV_POSITIONS)),
+           KV_POSITIONS);
+}
+
+static void
+print_token(const struct tokenizer *t, const char *what, int32_t id)
+{
+    if (id == TOKENIZER_NONE)
+        return;
+    printf(", %s %d ", what, (int)id);
+    command_print_piece(t, id);
+}
+
+static void
+print_tokenizer(const struct info *in)
+{
+    char a[UNITS_TEXT];
+
+    printf("  vocabulary   %s tokens",
+           units_count(a, (uint64_t)in->model->config.n_vocab));
+    if (!in->tokenizer) {
+        printf("; no tokenizer: %s\n", in->no_tokenizer.text);
+        return;
+    }
+    printf(", pre-tokeniser %s", tokenizer_pre(in->tokenizer));
+    print_token(in->tokenizer, "bos", tokenizer_bos(in->tokenizer));
+    print_token(in->tokenizer, "eos", tokenizer_eos(in->tokenizer));
+    printf("\n");
+}
+
+static void
+print_exits(const struct info *in)
+{
+    const struct model *m = in->model;
+    char a[UNITS_TEXT];
+
+    if (m->n_exits == 0) {
+        printf("  exits        none\n");
+        return;
+    }
+    printf("  exits        %d in %s\n", m->n_exits,
+           gguf_path(m->exits_file ? m->exits_file : m->file));
+    for (int i = 0; i < m->n_exits; i++) {
+        const struct model_exit *e = &m->exits[i];
+
+        printf("               after block %2d: %s", e->layer, kind_name(e->kind));
+        if (e->kind == MODEL_EXIT_MLP)
+            printf(", %d wide, %s", e->adapter_width,
+                   units_bytes(a, (double)partition_exit_bytes(e)));
+        if (e->theta > 0)
+            printf(", suggested threshold %g", (double)e->theta);
+        printf("\n");
+    }
+}
+
+static void
+print_splits(const struct info *in)
+{
+    char a[UNITS_TEXT], b[UNITS_TEXT], c[UNITS_TEXT], d[UNITS_TEXT];
+
+    if (in->n_splits == 0)
+        return;
+    printf("\n  Memory when split           edge: weights   KV/%d   cloud: weights   "
+           "KV/%d\n",
+           KV_POSITIONS, KV_POSITIONS);
+    for (int i = 0; i < in->n_splits; i++) {
+        const struct split_row *r = &in->splits[i];
+        char name[40];
+
+        if (r->cloud_from == r->edge_to)
+            snprintf(name, sizeof(name), "after block %d", r->cloud_from);
+        else
+            snprintf(name, sizeof(name), "edge to %d, cloud from %d", r->edge_to,
+                     r->cloud_from);
+        printf(
+            "  %-24s %14s %9s %16s %9s\n", name, units_bytes(a, (double)r->edge_weights),
+            units_bytes(b, (double)r->edge_kv), units_bytes(c, (double)r->cloud_weights),
+            units_bytes(d, (double)r->cloud_kv));
+    }
+}
+
+/* ---- for programs ---- */
+
+static json_t *
+json_formats(const struct info *in)
+{
+    json_t *a = json_object();
+
+    for (int i = 0; i < in->n_formats; i++) {
+        const struct format_sum *f = &in->formats[i];
+
+        json_object_set_new(a, gguf_type_name(f->type),
+                            json_pack("{s:i, s:I, s:I}", "tensors", f->n_tensors,
+                                      "weights", (json_int_t)f->n_weights, "bytes",
+                                      (json_int_t)f->size_bytes));
+    }
+    return a;
+}
+
+static json_t *
+json_exits(const struct info *in)
+{
+    json_t *a = json_array();
+
+    for (int i = 0; i < in->model->n_exits; i++) {
+        const struct model_exit *e = &in->model->exits[i];
+
+        json_array_append_new(a, json_pack("{s:i, s:s, s:i, s:f, s:I}", "layer", e->layer,
+                                           "kind", kind_name(e->kind), "width",
+                                           e->adapter_width, "theta", (double)e->theta,
+                                           "bytes", (json_int_t)partition_exit_bytes(e)));
+    }
+    return a;
+}
+
+static json_t *
+json_splits(const struct info *in)
+{
+    json_t *a = json_array();
+
+    for (int i = 0; i < in->n_splits; i++) {
+        const struct split_row *r = &in->splits[i];
+
+        json_array_append_new(
+            a, json_pack("{s:i, s:i, s:I, s:I, s:I, s:I}", "cloud_from", r->cloud_from,
+                         "edge_to", r->edge_to, "edge_weight_bytes",
+                         (json_int_t)r->edge_weights, "edge_kv_bytes_per_1000",
+                         (json_int_t)r->edge_kv, "cloud_weight_bytes",
+                         (json_int_t)r->cloud_weights, "cloud_kv_bytes_per_1000",
+                         (json_int_t)r->cloud_kv));
+    }
+    return a;
+}
+
+static json_t *
+json_tokenizer(const struct info *in)
+{
+    const struct tokenizer *t = in->tokenizer;
+
+    if (!t)
+        return json_null();
+    return json_pack("{s:s, s:i, s:i, s:b}", "pre", tokenizer_pre(t), "bos",
+                     (int)tokenizer_bos(t), "eos", (int)tokenizer_eos(t), "add_bos",
+                     (int)tokenizer_add_bos(t));
+}
+
+static json_t *
+info_json(const struct info *in)
+{
+    const struct model *m = in->model;
+    const struct model_config *c = &m->config;
+    json_t *shape = json_pack(
+        "{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:b}", "n_layers",
+        c->n_layers, "d_model", c->d_model, "d_ff", c->d_ff, "n_heads", c->n_heads,
+        "n_kv_heads", c->n_kv_heads, "head_dim", c->head_dim, "n_vocab", c->n_vocab,
+        "n_ctx", c->n_ctx, "n_rot", c->n_rot, "rope_base", (double)c->rope_base,
+        "norm_eps", (double)c->norm_eps, "tied_output", (int)c->tied_output);
+
+    return json_pack(
+        "{s:s, s:I, s:s, s:s, s:s, s:o, s:i, s:i, s:I, s:o, s:I, s:o, s:o, s:o}", "file",
+        gguf_path(m->file), "file_bytes", (json_int_t)gguf_size_bytes(m->file),
+        "fingerprint", in->fingerprint, "name", c->name, "architecture", c->arch, "shape",
+        shape, "layer_from", m->layer_from, "layer_to", m->layer_to, "weights",
+        (json_int_t)in->n_weights, "formats", json_formats(in), "kv_bytes_per_1000",
+        (json_int_t)partition_kv_bytes(&in->whole, KV_POSITIONS), "tokenizer",
+        json_tokenizer(in), "exits", json_exits(in), "splits", json_splits(in));
+}
+
+int
+cmd_info(int argc, char **argv)
+{
+    struct info in = { 0 };
+    struct err err = { 0 };
+    const char *exits = NULL;
+    int split = 0, n, status, rc;
+    bool json = false;
+    const struct option_spec specs[] = {
+        { "split", 0, OPTIONS_INT, &split, "L",
+          "also show the memory of a split after block L", 1, 1024 },
+        COMMAND_EXITS_OPTION(&exits),
+        { "json", 0, OPTIONS_FLAG, &json, NULL, "for programs", 0, 0 },
+        { 0 }
+    };
+    const struct options_page page = { "info FILE [--split L] [--json]",
+                                       "Show a model's shape, formats, exits and "
+                                       "identity, and the memory that edge and\n"
+                                       "cloud need when it is split.",
+                                       specs, 1, 1 };
+
+    if (!command_options(&page, argc, argv, &n, &status))
+        return status;
+    rc = gather(&in, argv[1], exits, split, &err);
+    if (rc == 0 && json) {
+        rc = command_print_json(info_json(&in), true, &err);
+    } else if (rc == 0) {
+        print_shape(&in);
+        print_tokenizer(&in);
+        print_exits(&in);
+        print_splits(&in);
+    }
+    tokenizer_free(in.tokenizer);
+    model_close(in.model);
+    return rc == 0 ? COMMAND_OK : command_failed("info", &err);
+}

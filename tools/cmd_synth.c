@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * cmd_synth.c - cecollm-model synth: a model of random weights (engine/synth.h).
+ *
+ * For trying shapes and formats without a download, and for tests of the programs.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "tools/command.h"
+#include "tools/progress.h"
+
+#include "engine/synth.h"
+
+static int
+type_by_name(const char *name, uint32_t *type, struct err *err)
+{
+    static const uint32_t types[] = { GGUF_F32, GGUF_F16, GGUF_Q8_0, GGUF_Q4_0,
+                                      GGUF_Q4_1 };
+
+    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+        if (strcasecmp(name, gguf_type_name(types[i])) == 0) {
+            *type = types[i];
+            return 0;
+        }
+    }
+    return err_set(err, CE_EINVAL, "--type: \"%s\" is none of F32, F16, Q8_0, Q4_0, Q4_1",
+                   name);
+}
+
+/* MODEL.gguf becomes MODEL.exits.gguf, where model_open looks for it. */
+static int
+exits_path(const char *model, char *out, size_t cap, struct err *err)
+{
+    size_t len = strlen(model);
+    int n;
+
+    if (len > 5 && strcasecmp(model + len - 5, ".gguf") == 0)
+        len -= 5;
+    n = snprintf(out, cap, "%.*s.exits.gguf", (int)len, model);
+    if (n < 0 || (size_t)n >= cap)
+        return err_set(err, CE_EINVAL, "%s: the name is too long", model);
+    return 0;
+}
+
+static int
+synth(const struct synth_params *p, const char *path, const struct options_list *exits,
+      int width, struct err *err)
+{
+    char side[4096];
+    int rc = 0;
+
+    if (exits->n > 0)
+        rc = exits_path(path, side, sizeof(side), err);
+    if (rc == 0)
+        rc = synth_model(p, path, err);
+    if (rc == 0 && exits->n > 0)
+        rc = synth_exits(p, path, exits->v, exits->n, width, side, err);
+    return rc;
+}
+
+int
+cmd_synth(int argc, char **argv)
+{
+    struct synth_params p;
+    struct options_list exits = { 0 };
+    struct err err = { 0 };
+    const char *out = NULL, *type = "F32";
+    struct progress_busy *busy;
+    int n, status, rc, width = 64;
+    bool untied = false;
+    const struct option_spec specs[] = {
+        { "output", 'o', OPTIONS_TEXT, &out, "FILE", "the model file to write", 0, 0 },
+        { "type", 0, OPTIONS_TEXT, &type, "NAME",
+          "of all matrices: F32 (default), F16, Q8_0, Q4_0, Q4_1", 0, 0 },
+        { "layers", 0, OPTIONS_INT, &p.n_layers, "N", "blocks (default 4)", 1, 1024 },
+        { "d-model", 0, OPTIONS_INT, &p.d_model, "N", "default 64", 1, 65536 },
+        { "heads", 0, OPTIONS_INT, &p.n_heads, "N", "default 4", 1, 1024 },
+        { "kv-heads", 0, OPTIONS_INT, &p.n_kv_heads, "N", "default 2", 1, 1024 },
+        { "head-dim", 0, OPTIONS_INT, &p.head_dim, "N", "default 16", 1, 1024 },
+        { "d-ff", 0, OPTIONS_INT, &p.d_ff, "N", "default 128", 1, 262144 },
+        { "ctx", 0, OPTIONS_INT, &p.n_ctx, "N", "positions (default 512)", 1, 1 << 24 },
+        { "vocab", 0, OPTIONS_INT, &p.n_vocab, "N", "tokens (default 320, the least)", 1,
+          1 << 22 },
+        { "untied", 0, OPTIONS_FLAG, &untied, NULL, "an output matrix of its own", 0, 0 },
+        { "seed", 0, OPTIONS_U64, &p.seed, "N", "default 1", 0, 0 },
+        { "exits", 0, OPTIONS_LIST, &exits, "L,L",
+          "also write exit heads after these blocks, beside FILE", 1, 1023 },
+        { "exit-width", 0, OPTIONS_INT, &width, "N", "of the adapters (default 64)", 1,
+          262144 },
+        { 0 }
+    };
+    const struct options_page page = {
+        "synth -o FILE [options]",
+        "Write a model with random weights and a small byte-level vocabulary. The same\n"
+        "options give the same bytes on every machine.",
+        specs, 0, 0
+    };
+
+    synth_params_init(&p);
+    if (!command_options(&page, argc, argv, &n, &status))
+        return status;
+    if (!out) {
+        err_set(&err, CE_EINVAL, "--output is missing");
+        return command_usage("synth", &err);
+    }
+    if (type_by_name(type, &p.type, &err) != 0)
+        return command_usage("synth", &err);
+    if (untied)
+        p.tied = false;
+    busy = progress_busy_start("synthesising");
+    rc = synth(&p, out, &exits, width, &err);
+    progress_busy_end(busy);
+    return rc == 0 ? COMMAND_OK : command_failed("synth", &err);
+}

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * command.c - see command.h.
+ */
+#include "tools/command.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/utf8_stream.h"
+#include "tools/progress.h"
+
+bool
+command_options(const struct options_page *page, int argc, char **argv, int *n_operands,
+                int *status)
+{
+    struct err err = { 0 };
+    bool help = false;
+
+    *status = COMMAND_OK;
+    if (options_parse(page, argc, argv, n_operands, &help, &err) != 0) {
+        *status = command_usage(argv[0], &err);
+        return false;
+    }
+    if (help)
+        options_help(page, "cecollm-model");
+    return !help;
+}
+
+int
+command_failed(const char *command, const struct err *err)
+{
+    fprintf(stderr, "cecollm-model %s: %s\n", command, err->text);
+    return COMMAND_FAILED;
+}
+
+int
+command_usage(const char *command, const struct err *err)
+{
+    fprintf(stderr, "cecollm-model %s: %s (--help shows how)\n", command, err->text);
+    return COMMAND_USAGE;
+}
+
+int
+command_print_json(json_t *json, bool indented, struct err *err)
+{
+    size_t flags = JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9);
+    int rc = 0;
+
+    if (!json)
+        return err_set(err, CE_ENOMEM, "no memory for JSON");
+    if (indented)
+        flags |= JSON_INDENT(2);
+    if (json_dumpf(json, stdout, flags) != 0)
+        rc = err_set(err, CE_EIO, "stdout: %s", strerror(errno));
+    putchar('\n');
+    json_decref(json);
+    return rc;
+}
+
+/* ---- a model ready to compute ---- */
+
+static int
+need_whole(const struct model *m, const char *what, struct err *err)
+{
+    if (!what || (m->layer_from == 0 && m->layer_to == m->config.n_layers))
+        return 0;
+    return err_set(
+        err, CE_EUNSUPPORTED, "%s: holds blocks %d to %d of %d; %s needs the whole model",
+        gguf_path(m->file), m->layer_from, m->layer_to - 1, m->config.n_layers, what);
+}
+
+int
+command_load(struct loaded *out, const char *path, const struct engine_options *e,
+             const struct backend_options *opt, const char *whole, struct err *err)
+{
+    struct backend_options o = *opt;
+    struct progress_busy *busy;
+    char label[120];
+    int rc;
+
+    *out = (struct loaded){ 0 };
+    snprintf(label, sizeof(label), "loading %s", path);
+    busy = progress_busy_start(label);
+    rc = model_open(&out->model, path, e->exits, err);
+    if (rc == 0)
+        rc = need_whole(out->model, whole, err);
+    if (rc == 0) {
+        o.n_threads = e->threads;
+        o.cpu = e->cpu;
+        o.layer_from = out->model->layer_from;
+        o.layer_to = out->model->layer_to;
+        rc = backend_cpu_open(&out->backend, out->model, &o, err);
+    }
+    progress_busy_end(busy);
+    if (rc != 0)
+        command_unload(out);
+    return rc;
+}
+
+void
+command_unload(struct loaded *l)
+{
+    backend_close(l->backend);
+    model_close(l->model);
+    *l = (struct loaded){ 0 };
+}
+
+/* ---- text ---- */
+
+/* Length of the printable character at s; 0 when it must be escaped. */
+static int
+printable(const char *s, size_t len)
+{
+    int n = utf8_char(s, len);
+    unsigned char a = (unsigned char)s[0];
+
+    if (n == 1)
+        return a >= 0x20 && a != 0x7f && a != '\\';
+    if (n == 2 && a == 0xc2 && (unsigned char)s[1] < 0xa0)
+        return 0; /* C1 controls */
+    return n > 0 ? n : 0;
+}
+
+void
+command_print_piece(const struct tokenizer *t, int32_t id)
+{
+    size_t len;
+    const char *piece = tokenizer_piece(t, id, &len);
+
+    for (size_t i = 0; i < len;) {
+        int n = printable(piece + i, len - i);
+
+        if (n > 0)
+            fwrite(piece + i, 1, (size_t)n, stdout);
+        else if (piece[i] == '\n')
+            fputs("\\n", stdout);
+        else
+            printf("\\x%02x", (unsigned char)piece[i]);
+        i += n > 0 ? (size_t)n : 1;
+    }
+}
+
+static int
+read_stream(FILE *f, const char *name, size_t max, char **text, size_t *len,
+            struct err *err)
+{
+    size_t cap = 1 << 16, n = 0;
+    char *buf = malloc(cap), *bigger;
+
+    while (buf) {
+        n += fread(buf + n, 1, cap - 1 - n, f);
+        if (ferror(f)) {
+            free(buf);
+            return err_set(err, CE_EIO, "%s: %s", name, strerror(errno));
+        }
+        if (n > max) {
+            free(buf);
+            return err_set(err, CE_EQUOTA, "%s: longer than %zu bytes", name, max);
+        }
+        if (n < cap - 1) {
+            buf[n] = '\0';
+            *text = buf;
+            *len = n;
+            return 0;
+        }
+        cap *= 2;
+        bigger = realloc(buf, cap);
+        if (!bigger)
+            free(buf);
+        buf = bigger;
+    }
+    return err_set(err, CE_ENOMEM, "%s: no memory", name);
+}
+
+int
+command_read_text(const char *path, size_t max, char **text, size_t *len, struct err *err)
+{
+    FILE *f;
+    int rc;
+
+    *text = NULL;
+    *len = 0;
+    if (strcmp(path, "-") == 0)
+        return read_stream(stdin, "stdin", max, text, len, err);
+    f = fopen(path, "rbe");
+    if (!f)
+        return err_set(err, CE_EIO, "%s: %s", path, strerror(errno));
+    rc = read_stream(f, path, max, text, len, err);
+    fclose(f);
+    return rc;
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * command.h - what the commands of cecollm-model share.
+ *
+ * A command is one function in its own cmd_NAME.c; model_main.c has the table.
+ * Results go to stdout, everything else to stderr. A command ends with 0, 1 when
+ * it failed (one line says why) or 2 when its command line was wrong.
+ */
+#ifndef CE_TOOLS_COMMAND_H
+#define CE_TOOLS_COMMAND_H
+
+#include <stdbool.h>
+
+#include <jansson.h>
+
+#include "common/error.h"
+#include "engine/backend.h"
+#include "engine/model.h"
+#include "engine/tokenizer.h"
+#include "tools/options.h"
+
+#define COMMAND_OK     0
+#define COMMAND_FAILED 1
+#define COMMAND_USAGE  2
+
+struct command {
+    const char *name;
+    const char *summary; /* one line */
+    int (*run)(int argc, char **argv);
+};
+
+int cmd_info(int argc, char **argv);
+int cmd_split(int argc, char **argv);
+int cmd_tokenize(int argc, char **argv);
+int cmd_ppl(int argc, char **argv);
+int cmd_score(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+int cmd_synth(int argc, char **argv);
+
+/* Parse a command's options. Returns true when the command should go on; false when
+ * it is over, with *status to return (help was shown, or the line was wrong). */
+bool command_options(const struct options_page *page, int argc, char **argv,
+                     int *n_operands, int *status);
+
+/* Print "cecollm-model COMMAND: text" and return COMMAND_FAILED or COMMAND_USAGE. */
+int command_failed(const char *command, const struct err *err);
+int command_usage(const char *command, const struct err *err);
+
+/* Print on one line, or indented; takes the reference. CE_ENOMEM when `json` is NULL. */
+int command_print_json(json_t *json, bool indented, struct err *err) CE_MUSTCHECK;
+
+/* ---- a model ready to compute ---- */
+
+/* Options of every command that computes; put COMMAND_ENGINE_OPTIONS(&e) into the
+ * table. */
+struct engine_options {
+    int threads;       /* 0: all cores allowed */
+    const char *cpu;   /* NULL: the best */
+    const char *exits; /* as for model_open */
+};
+
+#define COMMAND_ENGINE_OPTIONS(e)                                                        \
+    { "threads",   't',                                                                  \
+      OPTIONS_INT, &(e)->threads,                                                        \
+      "N",         "threads (default: all cores this process may use)",                  \
+      1,           256 },                                                                \
+    {                                                                                    \
+        "cpu", 0, OPTIONS_TEXT, &(e)->cpu, "NAME",                                       \
+            "kernels: auto, scalar, avx2, avx512", 0, 0                                  \
+    }
+
+/* The option --exits, for every command that can use exit heads. */
+#define COMMAND_EXITS_OPTION(var)                                                        \
+    {                                                                                    \
+        "exits", 0, OPTIONS_TEXT, var, "FILE",                                           \
+            "exit heads (default: side file; none: only FILE's own)", 0, 0               \
+    }
+
+struct loaded {
+    struct model *model;
+    struct backend *backend;
+};
+
+/* Open the model at `path` and a CPU backend over all blocks its file holds. `opt`
+ * gives what the engine options do not: heads, n_ctx, max_seqs; its threads, cpu
+ * and range are filled in. `whole`: NULL, or what needs the whole model ("perplexity"),
+ * then a part is refused. */
+int command_load(struct loaded *out, const char *path, const struct engine_options *e,
+                 const struct backend_options *opt, const char *whole,
+                 struct err *err) CE_MUSTCHECK;
+void command_unload(struct loaded *l); /* accepts an empty one */
+
+/* A token's piece on stdout, whatever the vocabulary says: bytes that are not text a
+ * terminal should get are escaped, as \n or \x1b. */
+void command_print_piece(const struct tokenizer *t, int32_t id);
+
+/* A whole file, or stdin when path is "-", at most max bytes. *text is allocated,
+ * with a NUL behind the last byte. */
+int command_read_text(const char *path, size_t max, char **text, size_t *len,
+                      struct err *err) CE_MUSTCHECK;
+
+#endif
