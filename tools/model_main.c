@@ -18,6 +18,7 @@ static const struct command commands[] = {
     { "tokenize", "text to token ids and back", cmd_tokenize },
     { "ppl", "perplexity of a text", cmd_ppl },
     { "score", "teacher-forced predictions for given ids", cmd_score },
+    { "bench", "speed, beside the machine's limit and llama.cpp", cmd_bench },
     { "synth", "write a model of random weights", cmd_synth },
 };
 #define N_COMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -28,7 +29,7 @@ print_usage(FILE *f)
     fprintf(f, "Usage: cecollm-model COMMAND ...\n\nCommands:\n");
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].summary);
-    fprintf(f, "\nppl and score also take --threads N and --cpu NAME.\n"
+    fprintf(f, "\nppl, score and bench also take --threads N and --cpu NAME.\n"
                "cecollm-model COMMAND --help explains a command; --version names the "
                "build.\n");
 }

@@ -18,7 +18,7 @@ DATA = Path(os.environ.get("CECOLLM_DATA") or SRC / "../shared/data")
 MODEL = Path(os.environ.get("CECOLLM_MODEL")
              or SRC / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
 TOOL = (BUILD / "cecollm-model").resolve()
-COMMANDS = ["info", "split", "tokenize", "ppl", "score", "synth"]
+COMMANDS = ["info", "split", "tokenize", "ppl", "score", "bench", "synth"]
 
 
 def tool(*args, text=None, env=None):
@@ -131,11 +131,11 @@ class Synthetic(Case):
         for name, content in bad.items():
             path = self.dir / (name + ".gguf")
             path.write_bytes(content)
-            for args in (["info"], ["split"], ["tokenize", "--ids"]):
+            for args in (["info"], ["split"], ["tokenize", "--ids"], ["bench"]):
                 operands = [path, "x"] if args[0] == "tokenize" else [path]
                 self.fails(1, re.escape(str(path)), *args, *operands)
             self.fails(1, re.escape(str(path)), "ppl", path, self.text)
-        for command in ("info", "split"):
+        for command in ("info", "split", "bench"):
             self.fails(1, "/nonexistent.gguf: No such file", command, "/nonexistent.gguf")
         self.fails(1, re.escape(str(self.dir)), "info", self.dir)
 
@@ -241,6 +241,7 @@ class Synthetic(Case):
         self.assertEqual(self.ok("tokenize", edge, "hello", "--ids"),
                          self.ok("tokenize", self.model, "hello", "--ids"))
         self.fails(1, "needs the whole model", "ppl", edge, self.text)
+        self.fails(1, "needs the whole model", "bench", cloud)
         self.fails(1, "already a part", "split", edge)
 
     def test_split_elsewhere(self):
@@ -264,6 +265,43 @@ class Synthetic(Case):
                    "--cloud", self.dir / "x.gguf")
         self.fails(1, "No such file", "split", self.model, "--edge", "/nonexistent/e.gguf")
         self.assertEqual(self.model.read_bytes(), before)
+
+    # ---- bench ----
+
+    def test_bench(self):
+        figures = json.loads(self.ok("bench", self.model, "--json", "-r", 2))
+        names = (["prefill_512", "catch_up_16", "exit_check_2", "exit_check_4"]
+                 + ["decode_%d" % n for n in (1, 2, 4, 8, 16, 32)])
+        for name in names:
+            f = figures[name]
+            self.assertGreater(f["tokens_per_second"], 0)
+            self.assertGreater(f["limit"], 0)
+            self.assertAlmostEqual(f["share"], f["tokens_per_second"] / f["limit"], places=3)
+        self.assertGreater(figures["peak_bytes"], 0)
+        self.assertGreater(figures["machine"]["read_bytes_per_second"], 0)
+        table = self.ok("bench", self.model, "--only", "decode_4,exit_check_2", "-r", 1)
+        self.assertIn("decode_4", table)
+        self.assertNotIn("decode_8", table)
+
+    def test_bench_refuses(self):
+        self.fails(1, "no figure", "bench", self.model, "--only", "warp_9")
+        self.fails(1, "llama-bench", "bench", self.model, "--only", "decode_1", "-r", 1,
+                   "--peer", "/nonexistent")
+
+    def test_bench_with_peer(self):
+        peer = self.dir / "peer"
+        peer.mkdir()
+        for name, text in (("llama-bench", '[{"n_prompt": 512, "n_gen": 0, "samples_ts": [1]}]'),
+                           ("llama-batched-bench", '{"pl": 4, "speed_tg": 2.0}')):
+            (peer / name).write_text("#!/bin/sh\necho '%s'\n" % text)
+            (peer / name).chmod(0o755)
+        f = json.loads(self.ok("bench", self.model, "--only", "prefill_512,decode_4", "-r", 1,
+                               "--peer", peer, "--json"))
+        self.assertAlmostEqual(f["decode_4"]["ratio"],
+                               f["decode_4"]["tokens_per_second"] / 2, delta=0.01 * f["decode_4"]["ratio"])
+        (peer / "llama-batched-bench").write_text("#!/bin/sh\nexit 3\n")
+        self.fails(1, "llama-batched-bench failed", "bench", self.model, "--only", "decode_4",
+                   "-r", 1, "--peer", peer)
 
 
 @unittest.skipUnless(MODEL.is_file(), "the real model is not there")

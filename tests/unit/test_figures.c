@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * test_figures.c - what tools compute and print about numbers: medians, perplexity,
+ * units, progress lines, and llama.cpp's figures.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tools/limit.h"
+#include "tools/median.h"
+#include "tools/peer.h"
+#include "tools/perplexity.h"
+#include "tools/progress.h"
+#include "tools/units.h"
+
+static void
+test_median(void **state)
+{
+    double odd[] = { 5, 1, 3 }, even[] = { 4, 1, 3, 2 };
+
+    (void)state;
+    assert_true(median(odd, 3) == 3);
+    assert_true(median(even, 4) == 2.5);
+    assert_true(median(odd, 1) == 1);
+    assert_true(median(odd, 0) == 0);
+    assert_true(odd[2] == 5); /* sorted on the way */
+}
+
+static void
+test_perplexity(void **state)
+{
+    static const double nll[] = { 1, 2, 4 };
+    struct perplexity p = { 0 };
+
+    (void)state;
+    assert_true(isnan(perplexity_value(&p)));
+    for (int i = 0; i < 3; i++)
+        perplexity_add(&p, nll[i]);
+    /* mean 7/3, variance 7/3, standard error of the mean sqrt(7)/3 */
+    assert_true(fabs(perplexity_value(&p) - exp(7.0 / 3)) < 1e-12);
+    assert_true(fabs(perplexity_error(&p) - exp(7.0 / 3) * sqrt(7.0) / 3) < 1e-12);
+}
+
+static void
+test_perplexity_is_stable(void **state)
+{
+    struct perplexity p = { 0 };
+
+    (void)state;
+    /* a difference of sums of squares would lose this variance */
+    for (int i = 0; i < 1000; i++)
+        perplexity_add(&p, 1e8 + (i % 2));
+    assert_true(fabs(p.m2 / 1000 - 0.25) < 1e-6);
+}
+
+static void
+test_units(void **state)
+{
+    char a[UNITS_TEXT];
+
+    (void)state;
+    assert_string_equal(units_bytes(a, 0), "0 B");
+    assert_string_equal(units_bytes(a, 999), "999 B");
+    assert_string_equal(units_bytes(a, 98362432), "98.4 MB");
+    assert_string_equal(units_bytes(a, 999960), "1.0 MB");
+    assert_string_equal(units_count(a, 0), "0");
+    assert_string_equal(units_count(a, 999), "999");
+    assert_string_equal(units_count(a, 49152), "49,152");
+    assert_string_equal(units_count(a, UINT64_MAX), "18,446,744,073,709,551,615");
+    assert_string_equal(units_amount(a, 134515008), "134.5 M");
+    assert_string_equal(units_seconds(a, 0.000087), "87 us");
+    assert_string_equal(units_seconds(a, 0.25), "250.0 ms");
+    assert_string_equal(units_seconds(a, 3), "3.00 s");
+}
+
+static void
+test_progress_text(void **state)
+{
+    struct progress p = { .label = "reading", .done = 5, .total = 20 };
+    char a[200];
+
+    (void)state;
+    progress_text(a, sizeof(a), &p, 10000000, "27.0");
+    assert_string_equal(a, "reading [######..................] 5/20, 30 s left; 27.0");
+    progress_text(a, sizeof(a), &p, 120000000, NULL);
+    assert_string_equal(a, "reading [######..................] 5/20, 6:00 min left");
+    p.done = 0;
+    progress_text(a, sizeof(a), &p, 10000000, NULL);
+    assert_string_equal(a, "reading [........................] 0/20");
+    p.done = 30; /* more than was announced */
+    progress_text(a, sizeof(a), &p, 10000000, NULL);
+    assert_string_equal(a, "reading [########################] 20/20, 0 s left");
+    progress_text(a, 16, &p, 10000000, NULL);
+    assert_int_equal(strlen(a), 15);
+}
+
+static void
+test_short_jobs_are_quiet(void **state)
+{
+    struct progress_busy *b = progress_busy_start("nothing");
+    struct progress p;
+
+    (void)state;
+    progress_start(&p, "short", 10);
+    progress_set(&p, 10, NULL);
+    assert_true(p.shown_us == 0);
+    progress_end(&p);
+    progress_busy_end(b);
+    progress_busy_end(NULL);
+}
+
+static void
+test_peer_bench(void **state)
+{
+    struct peer p = { 0 };
+    struct err err;
+
+    (void)state;
+    assert_int_equal(
+        peer_read_bench(&p,
+                        "[{\"n_prompt\": 512, \"n_gen\": 0, \"build_commit\": \"abc\", "
+                        "\"samples_ts\": [100, 300, 200]},"
+                        "{\"n_prompt\": 0, \"n_gen\": 128, \"samples_ts\": [50]}]",
+                        &err),
+        0);
+    assert_true(peer_find(&p, "prefill_512") == 200);
+    assert_true(peer_find(&p, "decode_1") == 50);
+    assert_true(peer_find(&p, "decode_2") == 0);
+    assert_string_equal(p.build, "llama.cpp abc");
+}
+
+static void
+test_peer_batched(void **state)
+{
+    struct peer p = { 0 };
+    struct err err;
+
+    (void)state;
+    assert_int_equal(peer_read_batched(&p,
+                                       "main: chatter\n"
+                                       "{\"pl\": 2, \"speed_tg\": 80.5}\n\n"
+                                       "{\"pl\": 32, \"speed_tg\": 190}",
+                                       &err),
+                     0);
+    assert_true(peer_find(&p, "decode_2") == 80.5);
+    assert_true(peer_find(&p, "decode_32") == 190);
+}
+
+static void
+test_peer_nonsense(void **state)
+{
+    struct peer p = { 0 };
+    struct err err;
+
+    (void)state;
+    assert_int_equal(peer_read_bench(&p, "", &err), CE_EFORMAT);
+    assert_int_equal(peer_read_bench(&p, "[1, {}, null]", &err), CE_EFORMAT);
+    assert_int_equal(peer_read_bench(&p, "{\"a\": [", &err), CE_EFORMAT);
+    assert_int_equal(peer_read_batched(&p, "{\"pl\": -5, \"speed_tg\": 1}", &err),
+                     CE_EFORMAT);
+    assert_int_equal(peer_run(&p, "/nonexistent", "x.gguf", 1, 1, &err), CE_ENOTFOUND);
+    assert_non_null(strstr(err.text, "/nonexistent/llama-bench"));
+    assert_int_equal(peer_run(&p, "/", "x.gguf", 1, 1, &err), CE_ENOTFOUND);
+}
+
+static void
+test_limits_are_positive(void **state)
+{
+    struct limit l;
+    struct err err;
+
+    (void)state;
+    assert_int_equal(limit_measure(&l, 1, 1, &err), 0);
+    assert_true(l.bytes_per_second > 1e6 && isfinite(l.bytes_per_second));
+    assert_true(l.macs_per_second > 1e6 && isfinite(l.macs_per_second));
+    assert_non_null(l.instruction);
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_median),
+        cmocka_unit_test(test_perplexity),
+        cmocka_unit_test(test_perplexity_is_stable),
+        cmocka_unit_test(test_units),
+        cmocka_unit_test(test_progress_text),
+        cmocka_unit_test(test_short_jobs_are_quiet),
+        cmocka_unit_test(test_peer_bench),
+        cmocka_unit_test(test_peer_batched),
+        cmocka_unit_test(test_peer_nonsense),
+        cmocka_unit_test(test_limits_are_positive),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

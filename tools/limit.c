@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * limit.c - see limit.h.
+ *
+ * A limit is a maximum, so the best try counts: whatever else the machine does can
+ * only slow a try down. Every thread touches its own share of the buffer first, so
+ * that pages lie where they are read.
+ */
+#include "config.h"
+
+#include "tools/limit.h"
+
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/memory.h"
+#include "engine/cpu.h"
+#include "engine/threads.h"
+
+#define TRIES        7
+#define GRAIN        ((size_t)4096)
+#define LEAST_BYTES  ((size_t)1 << 20)
+#define TRY_SECONDS  0.03 /* of multiplying */
+#define FIRST_ROUNDS ((size_t)1 << 14)
+
+struct job {
+    const struct limit_ops *ops;
+    unsigned char *buffer;
+    size_t size;
+    size_t rounds;
+    volatile uint64_t sink; /* keeps the loops' results alive */
+};
+
+static const struct limit_ops *
+best_ops(void)
+{
+    unsigned flags = cpu_flags();
+
+#ifdef HAVE_KERNELS_AVX512
+    if (flags & CPU_AVX512)
+        return &limit_avx512;
+#endif
+#ifdef HAVE_KERNELS_AVX2
+    if (flags & CPU_AVX2)
+        return &limit_avx2;
+#endif
+    (void)flags;
+    return &limit_scalar;
+}
+
+static void
+touch(void *arg, int tid, int n_threads)
+{
+    struct job *j = arg;
+    size_t from, to;
+
+    threads_share(j->size, GRAIN, tid, n_threads, &from, &to);
+    memset(j->buffer + from, 1, to - from);
+}
+
+static void
+read_share(void *arg, int tid, int n_threads)
+{
+    struct job *j = arg;
+    size_t from, to;
+
+    threads_share(j->size, GRAIN, tid, n_threads, &from, &to);
+    j->sink = j->ops->read(j->buffer + from, to - from);
+}
+
+static void
+multiply(void *arg, int tid, int n_threads)
+{
+    struct job *j = arg;
+
+    (void)tid;
+    (void)n_threads;
+    j->sink = j->ops->multiply(j->rounds);
+}
+
+static double
+timed(struct threads *pool, threads_fn *fn, struct job *j)
+{
+    int64_t start = clock_ns();
+
+    threads_run(pool, fn, j);
+    return (double)(clock_ns() - start) * 1e-9;
+}
+
+int
+limit_measure(struct limit *out, size_t bytes, int n_threads, struct err *err)
+{
+    struct threads *pool = NULL;
+    struct job j = { .ops = best_ops(), .rounds = FIRST_ROUNDS };
+    double read = 1e9, multiplied = 1e9, t;
+    int rc;
+
+    j.size = (bytes < LEAST_BYTES ? LEAST_BYTES : bytes) / GRAIN * GRAIN;
+    j.buffer = mem_aligned_alloc(j.size, 1);
+    if (!j.buffer)
+        return err_set(err, CE_ENOMEM, "no memory for a buffer of %zu bytes", j.size);
+    if ((rc = threads_new(&pool, n_threads, err))) {
+        mem_free(j.buffer);
+        return rc;
+    }
+    threads_run(pool, touch, &j);
+    for (int i = 0; i < TRIES; i++) {
+        t = timed(pool, read_share, &j);
+        read = t < read ? t : read;
+    }
+    while (timed(pool, multiply, &j) < TRY_SECONDS)
+        j.rounds *= 2;
+    for (int i = 0; i < TRIES; i++) {
+        t = timed(pool, multiply, &j);
+        multiplied = t < multiplied ? t : multiplied;
+    }
+    out->instruction = j.ops->instruction;
+    out->bytes_per_second = (double)j.size / read;
+    out->macs_per_second = (double)j.rounds * (double)j.ops->macs_per_round *
+                           threads_count(pool) / multiplied;
+    threads_free(pool);
+    mem_free(j.buffer);
+    return 0;
+}
