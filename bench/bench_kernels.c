@@ -13,11 +13,13 @@
 #include <string.h>
 #include <time.h>
 
-#include "bench/bench_limits.h"
 #include "common/memory.h"
 #include "engine/gguf.h"
 #include "engine/kernels.h"
 #include "engine/quant.h"
+#include "tools/limit.h"
+
+#define READ_BYTES ((size_t)256 << 20) /* far more than caches hold */
 
 static double
 now(void)
@@ -214,18 +216,19 @@ int
 main(int argc, char **argv)
 {
     const struct kernels *k;
-    double read_limit, int_limit;
+    struct limit limit;
     struct err err;
 
-    if (kernels_choose(&k, argc > 1 ? argv[1] : NULL, &err) != 0) {
+    if (kernels_choose(&k, argc > 1 ? argv[1] : NULL, &err) != 0 ||
+        limit_measure(&limit, k->name, READ_BYTES, 1, &err) != 0) {
         fprintf(stderr, "%s\n", err.text);
         return 1;
     }
-    read_limit = bench_limit_read();
-    int_limit = bench_limit_int8(k->name);
-    printf("limits of one thread: reading %.1f GB/s, int8 %.0f GMAC/s\n", read_limit,
-           int_limit);
-    bench_products(k, read_limit, int_limit);
+    limit.bytes_per_second *= 1e-9;
+    limit.macs_per_second *= 1e-9;
+    printf("limits of one thread: reading %.1f GB/s, int8 (%s) %.0f GMAC/s\n",
+           limit.bytes_per_second, limit.instruction, limit.macs_per_second);
+    bench_products(k, limit.bytes_per_second, limit.macs_per_second);
     bench_attention(k, 256, 1);
     bench_attention(k, 1024, 1);
     bench_attention(k, 256, 64);

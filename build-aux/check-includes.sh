@@ -23,5 +23,5 @@ check gpu 'common|engine|gpu'
 check server 'common|engine|gpu|server'
 check agent 'common|engine|gpu|agent'
 check tools 'common|engine|gpu|tools'
-check bench 'common|engine|gpu|bench'
+check bench 'common|engine|gpu|tools|bench'
 exit $failed

@@ -142,7 +142,7 @@ note_machine(struct bench *b)
 static int
 measure_limits(struct bench *b, struct err *err)
 {
-    int rc = limit_measure(&b->limit, gguf_size_bytes(b->loaded.model->file),
+    int rc = limit_measure(&b->limit, NULL, gguf_size_bytes(b->loaded.model->file),
                            b->n_threads, err);
 
     for (int i = 0; rc == 0 && i < b->n_figures; i++) {

@@ -21,9 +21,11 @@ struct limit {
     double macs_per_second;  /* multiply-adds, all threads together */
 };
 
-/* Measure with n_threads; the buffer read has `bytes` bytes, at least 1 MB. Each
- * limit is the best of several tries. About half a second. */
-int limit_measure(struct limit *out, size_t bytes, int n_threads,
+/* Measure with n_threads; the buffer read has `bytes` bytes, at least 1 MB. `kernels`:
+ * NULL for the best instructions this CPU has, or the name of kernels that it runs
+ * ("avx2"), for those they are built on. Each limit is the best of several tries.
+ * About half a second. */
+int limit_measure(struct limit *out, const char *kernels, size_t bytes, int n_threads,
                   struct err *err) CE_MUSTCHECK;
 
 /* ---- one instruction set's loops; limit.c chooses ---- */

@@ -24,7 +24,7 @@ static uint64_t
 multiply(size_t n)
 {
     int16_t a[LANES], b[LANES];
-    int32_t sum[LANES / 2] = { 0 };
+    int32_t sum[LANES] = { 0 };
     uint64_t all = 0;
 
     for (int i = 0; i < LANES; i++) {
@@ -33,10 +33,10 @@ multiply(size_t n)
     }
     for (size_t r = 0; r < n; r++) {
         __asm__ volatile("" : : "r"(a), "r"(b) : "memory"); /* not computed once */
-        for (int i = 0; i < LANES / 2; i++)
-            sum[i] += a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
+        for (int i = 0; i < LANES; i++)
+            sum[i] += a[i] * b[i];
     }
-    for (int i = 0; i < LANES / 2; i++)
+    for (int i = 0; i < LANES; i++)
         all += (uint64_t)sum[i];
     return all;
 }

@@ -174,10 +174,13 @@ test_limits_are_positive(void **state)
     struct err err;
 
     (void)state;
-    assert_int_equal(limit_measure(&l, 1, 1, &err), 0);
+    assert_int_equal(limit_measure(&l, NULL, 1, 1, &err), 0);
     assert_true(l.bytes_per_second > 1e6 && isfinite(l.bytes_per_second));
     assert_true(l.macs_per_second > 1e6 && isfinite(l.macs_per_second));
     assert_non_null(l.instruction);
+    assert_int_equal(limit_measure(&l, "scalar", 1, 1, &err), 0);
+    assert_string_equal(l.instruction, "C");
+    assert_true(l.macs_per_second > 1e6 && isfinite(l.macs_per_second));
 }
 
 int
