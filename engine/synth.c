@@ -93,7 +93,7 @@ static void
 put_matrix(struct job *j, const char *name, uint32_t type, size_t rows, size_t cols,
            double deviation, float diagonal)
 {
-    size_t row_bytes = quant_row_bytes(type, cols), r, c, bytes;
+    size_t row_bytes = quant_row_bytes(type, cols), r, c, bytes = 0;
     float scale = (float)(deviation * sqrt(3.0)), *row;
     uint64_t stream = stream_of(name, j->p->seed);
     unsigned char *data;
