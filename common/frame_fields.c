@@ -69,7 +69,7 @@ static const struct frame_field open[] = {
 };
 static const struct frame_field states[] = {
     U32(0, states, epoch), U32(1, states, seq), U32(2, states, branch), U32(3, states, id),
-    U32(4, states, pos), U32_IN(5, states, n, 1, FRAME_MAX_STATES / 4),
+    U32(4, states, pos), U32_IN(5, states, n, 1, FRAME_MAX_STATES),
 };
 static const struct frame_field infer[] = {
     U32(0, infer, epoch), U32(1, infer, seq), U32(2, infer, branch), U32(3, infer, pos),
