@@ -47,6 +47,18 @@ store_tile(float *y, size_t y_stride, size_t n_valid, __m256 (*acc)[2], const in
     }
 }
 
+/* Ask for codes and scales of the block `blocks` ahead. A single row is bound
+ * by memory, and the hardware does not look beyond a page, which a tile hardly exceeds.
+ */
+TEMPLATE void
+prefetch(const uint8_t *codes, int code_bytes, const uint8_t *scales, int scale_bytes,
+         int blocks)
+{
+    for (int i = 0; i < code_bytes; i += 64)
+        _mm_prefetch((const char *)codes + code_bytes * blocks + i, _MM_HINT_T0);
+    _mm_prefetch((const char *)scales + scale_bytes * blocks, _MM_HINT_T0);
+}
+
 /* ---- nibbles ---- */
 
 /* Sums of products of one block: sum[r][h] are 16-bit pairs for lanes 8h .. 8h+7. */
@@ -92,6 +104,9 @@ tile_q4_1(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
     for (size_t b = 0; b < n_blocks; b++, codes += 256, scales += 64) {
         __m256i sum[ROWS][2];
 
+        if (R == 1)
+            prefetch(codes, 256, scales, 64, 8);
+
         block_q4(sum, codes, a + b, n_blocks, R);
         for (int h = 0; h < 2; h++) {
             __m256 dw = load_half8(scales + 16 * h),
@@ -121,6 +136,9 @@ tile_q4_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
         acc[r][0] = acc[r][1] = _mm256_setzero_ps();
     for (size_t b = 0; b < n_blocks; b++, codes += 256, scales += 32) {
         __m256i sum[ROWS][2];
+
+        if (R == 1)
+            prefetch(codes, 256, scales, 32, 8);
 
         block_q4(sum, codes, a + b, n_blocks, R);
         for (int h = 0; h < 2; h++) {
@@ -175,6 +193,9 @@ tile_q8_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
         acc[r][0] = acc[r][1] = _mm256_setzero_ps();
     for (size_t b = 0; b < n_blocks; b++, codes += 512, scales += 32) {
         __m256i sum[ROWS][2];
+
+        if (R == 1)
+            prefetch(codes, 512, scales, 32, 2);
 
         block_q8(sum, codes, a + b, n_blocks, R);
         for (int h = 0; h < 2; h++) {
