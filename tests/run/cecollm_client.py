@@ -6,6 +6,7 @@ a session with its two channels, and a cloudd process to talk to. Written from
 the document, not from the C code, so that the two check each other.
 """
 import os
+import re
 import signal
 import socket
 import ssl
@@ -166,9 +167,8 @@ class Channel:
 
     def reset(self):
         """Close so that the other side sees a reset."""
-        raw = self.sock.unwrap_socket if hasattr(self.sock, "unwrap_socket") else self.sock
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        raw.close()
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
 
 
 # ---- a cloudd ----
@@ -186,10 +186,13 @@ class Cloudd:
         if os.path.exists(port_file):
             os.unlink(port_file)
         self.log_path = os.path.join(workdir, "cloudd.log")
+        program = os.path.join(builddir, "cecollm-cloudd")
+        with open(program, "rb") as f:
+            self.sanitized = re.search(rb"__[at]san_init", f.read()) is not None
         values = ["model=" + model, "listen=127.0.0.1:0", "port_file=" + port_file,
                   "ca=" + self.cert("ca.crt"), "cert=" + self.cert("cloudd.crt"),
                   "key=" + self.cert("cloudd.key")] + list(settings)
-        command = [os.path.join(builddir, "cecollm-cloudd")]
+        command = [program]
         for value in values:
             command += ["--set", value]
         with open(self.log_path, "wb") as log:
@@ -331,8 +334,7 @@ class Session:
 def synth(builddir, workdir, *options):
     """A small model of random weights; returns its path."""
     path = os.path.join(workdir, "synth.gguf")
-    tool = os.environ.get("CECOLLM_MODEL_TOOL", os.path.join(builddir, "cecollm-model"))
-    subprocess.run([tool, "synth", "-o", path, *options], check=True,
+    subprocess.run([os.path.join(builddir, "cecollm-model"), "synth", "-o", path, *options], check=True,
                    stdout=subprocess.DEVNULL)
     return path
 
