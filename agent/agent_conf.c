@@ -27,12 +27,12 @@ static const struct conffile_key keys[] = {
       .help = "Exit heads' side file. Unset: the file beside the model whose name ends "
               "in .exits.gguf, if there is one. none: only exits in the model's own "
               "file." },
-    { "exit-layers", CONFFILE_STRING, AT(exit_layers), NULL,
+    { "exit_layers", CONFFILE_STRING, AT(exit_layers), NULL,
       .help = "Layers such as 18,24: put exits there that share the model's norm and "
               "output matrix, instead of trained ones." },
-    { "no-exits", CONFFILE_BOOL, AT(no_exits), "no",
+    { "no_exits", CONFFILE_BOOL, AT(no_exits), "no",
       .help = "Use no exits at all: every token is the cloud's." },
-    { "cut-layer", CONFFILE_INT, AT(cut_layer), "0", .min = 0, .max = 1000,
+    { "cut_layer", CONFFILE_INT, AT(cut_layer), "0", .min = 0, .max = 1000,
       .help = "Without exits, the layer after which hidden states go up. 0: the first "
               "exit of the model's file, or half of the layers. With exits it is always "
               "the first one's." },
@@ -40,7 +40,7 @@ static const struct conffile_key keys[] = {
       .help = "Most positions of prompt and answer together. 0: the model's own." },
     { "threads", CONFFILE_INT, AT(threads), "0", .min = 0, .max = 256,
       .help = "Threads that compute. 0: as many as there are cores for us." },
-    { "prefill-chunk", CONFFILE_INT, AT(prefill_chunk), "128", .min = 1, .max = 4096,
+    { "prefill_chunk", CONFFILE_INT, AT(prefill_chunk), "128", .min = 1, .max = 4096,
       .help = "Positions computed in one step while reading the prompt; their hidden "
               "states go up while the next ones are computed." },
     { "cpu", CONFFILE_STRING, AT(cpu), "auto",
@@ -59,11 +59,11 @@ static const struct conffile_key keys[] = {
       .help = "When hidden states of new tokens travel. always: at once. below:X: when "
               "the first exit's confidence is below X. on-request: with the next "
               "request. States held back go with the next ones that travel." },
-    { "on-cloud-loss", CONFFILE_ENUM, AT(on_cloud_loss), "fail", .choices = losses,
+    { "on_cloud_loss", CONFFILE_ENUM, AT(on_cloud_loss), "fail", .choices = losses,
       .help = "When the cloud fails in the middle of an answer. fail: the answer ends "
               "with an error. edge: the last exit goes on, tokens it is not sure of are "
               "marked as fallback." },
-    { "naive-kv", CONFFILE_ENUM, AT(naive_kv), "keep", .choices = kvs,
+    { "naive_kv", CONFFILE_ENUM, AT(naive_kv), "keep", .choices = kvs,
       .help = "Whether the cloud keeps the sequence between requests in mode naive." },
     { "cloud", CONFFILE_STRING, AT(cloud), NULL,
       .help = "The cloud's address, HOST:PORT or [ADDRESS]:PORT." },
@@ -71,32 +71,32 @@ static const struct conffile_key keys[] = {
       .help = "PEM file of the authority that signed the cloud's certificate." },
     { "cert", CONFFILE_STRING, AT(cert), NULL, .help = "PEM file of our certificate." },
     { "key", CONFFILE_STRING, AT(key), NULL, .help = "PEM file of its key." },
-    { "token-file", CONFFILE_STRING, AT(token_file), NULL,
+    { "token_file", CONFFILE_STRING, AT(token_file), NULL,
       .help = "File whose first line is a bearer token for the cloud, where one is "
               "asked for." },
     { "codec", CONFFILE_ENUM, AT(codec), "f16", .choices = codecs,
       .help = "How hidden states travel: f16 rounds them to half precision, f32 is "
               "exact. Mode naive always takes f32." },
-    { "connect-timeout", CONFFILE_DURATION, AT(connect_timeout_us), "10s",
+    { "connect_timeout", CONFFILE_DURATION, AT(connect_timeout_us), "10s",
       .help = "Longest wait for a connection to the cloud, greeting included." },
     { "deadline", CONFFILE_DURATION, AT(deadline_us), "60s",
       .help = "Longest wait for one token of the cloud. 0: no limit." },
-    { "retain-limit", CONFFILE_SIZE, AT(retain_bytes), "256M", .min = 65536,
+    { "retain_limit", CONFFILE_SIZE, AT(retain_bytes), "256M", .min = 65536,
       .max = 1099511627776.0,
       .help = "Most bytes of encoded hidden states kept for one answer, so that they "
               "can be sent again. An answer that may need more is refused." },
-    { "require-exact", CONFFILE_BOOL, AT(require_exact), "no",
+    { "require_exact", CONFFILE_BOOL, AT(require_exact), "no",
       .help = "Refuse a cloud whose arithmetic differs from ours, instead of warning "
               "that its tokens may differ." },
-    { "max-tokens", CONFFILE_INT, AT(max_tokens), "256", .min = 1, .max = 1048576,
+    { "max_tokens", CONFFILE_INT, AT(max_tokens), "256", .min = 1, .max = 1048576,
       .help = "Most tokens of one answer." },
     { "temperature", CONFFILE_DOUBLE, AT(temperature), "0", .min = 0, .max = 100,
       .help = "0: always the likeliest token. Above: how freely it is drawn." },
-    { "top-k", CONFFILE_INT, AT(top_k), "0", .min = 0, .max = SAMPLER_MAX_ROW,
+    { "top_k", CONFFILE_INT, AT(top_k), "0", .min = 0, .max = SAMPLER_MAX_ROW,
       .help = "Draw from the k likeliest tokens. 0: from the 128 that travel." },
-    { "top-p", CONFFILE_DOUBLE, AT(top_p), "1", .min = 0, .max = 1,
+    { "top_p", CONFFILE_DOUBLE, AT(top_p), "1", .min = 0, .max = 1,
       .help = "Draw from the likeliest tokens that together have this probability." },
-    { "min-p", CONFFILE_DOUBLE, AT(min_p), "0", .min = 0, .max = 1,
+    { "min_p", CONFFILE_DOUBLE, AT(min_p), "0", .min = 0, .max = 1,
       .help = "Draw from tokens at least this likely, relative to the likeliest." },
     { "seed", CONFFILE_INT, AT(seed), "0", .min = 0, .max = 9007199254740992.0,
       .help = "Seed of the draws: the same seed, model and prompt give the same "
@@ -122,12 +122,15 @@ static const struct conffile_key keys[] = {
     { "color", CONFFILE_ENUM, AT(color), "auto", .choices = colors,
       .help = "Colour tokens by where they were made. auto: on a terminal, unless "
               "NO_COLOR is set." },
-    { "log-level", CONFFILE_ENUM, AT(log_level), "warn", .choices = log_level_names,
+    { "log_level", CONFFILE_ENUM, AT(log_level), "warn", .choices = log_level_names,
       .help = "Least important messages logged to standard error." },
 };
 
 static const struct conffile_section sections[] = {
-    { "", keys, sizeof(keys) / sizeof(keys[0]), NULL, NULL },
+    { .name = "",
+      .keys = keys,
+      .n_keys = (int)(sizeof(keys) / sizeof(keys[0])),
+      .help = "Settings of cecollm-agent; see cecollm-agent.conf(5)." },
 };
 
 static const struct conffile_schema schema = { sections, 1 };
@@ -150,13 +153,16 @@ agent_conf_usage(FILE *out)
     fputs("usage: cecollm-agent -m MODEL [-c FILE] [-p PROMPT | --prompts FILE | "
           "--ids N,N,...]\n"
           "                     [--cloud HOST:PORT --ca FILE --cert FILE --key FILE]\n"
-          "                     [--SETTING[=VALUE]]...\n"
+          "                     [--force-ids N,N,...] [--SETTING[=VALUE]]...\n"
+          "       cecollm-agent --print-config | --help | --version\n"
           "Without a prompt it chats. Settings:\n",
           out);
-    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
-        fprintf(out, "  --%s%s%s\n", keys[i].name,
-                keys[i].type == CONFFILE_BOOL ? "" : " ",
-                keys[i].type == CONFFILE_BOOL ? "" : "VALUE");
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        fputs("  --", out);
+        for (const char *s = keys[i].name; *s != '\0'; s++)
+            putc(*s == '_' ? '-' : *s, out);
+        fputs(keys[i].type == CONFFILE_BOOL ? "\n" : " VALUE\n", out);
+    }
     fputs("See cecollm-agent(1) and cecollm-agent.conf(5).\n", out);
 }
 
@@ -178,11 +184,23 @@ static const struct option options[] = {
     { "print-config", NULL, AT(want_config), false },
 };
 
+/* Options have dashes where keys have underscores. */
+static bool
+same_name(const char *key, const char *name, size_t len)
+{
+    if (strlen(key) != len)
+        return false;
+    for (size_t i = 0; i < len; i++)
+        if (key[i] != name[i] && !(key[i] == '_' && name[i] == '-'))
+            return false;
+    return true;
+}
+
 static const struct conffile_key *
 find_key(const char *name, size_t len)
 {
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
-        if (strlen(keys[i].name) == len && memcmp(keys[i].name, name, len) == 0)
+        if (same_name(keys[i].name, name, len))
             return &keys[i];
     return NULL;
 }
@@ -354,7 +372,7 @@ finish(struct agent_conf *c, struct err *err)
     if (n_inputs > 1)
         return err_set(err, CE_EINVAL, "-p, --prompts and --ids exclude each other");
     if (c->no_exits && c->exit_layers != NULL)
-        return err_set(err, CE_EINVAL, "no-exits and exit-layers exclude each other");
+        return err_set(err, CE_EINVAL, "no_exits and exit_layers exclude each other");
     sampler_params_init(&c->sampling);
     c->sampling.temperature = c->temperature;
     c->sampling.top_k = (int)c->top_k;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * agent_conf.h - the agent's settings: one table for file, command line and manual.
  *
- * Every key of etc/cecollm-agent.conf is an option of the same name (`max-tokens =
- * 64`, `--max-tokens 64`, `--max-tokens=64`; yes/no keys also alone and with "no-").
+ * Every key of etc/cecollm-agent.conf is an option of the same name, with dashes
+ * (`max_tokens = 64`, `--max-tokens 64`, `--max-tokens=64`; yes/no keys also alone
+ * and with "no-").
  * Only what an answer is asked for, and where settings come from, is on the command
  * line alone: -p, --prompts, --ids, --force-ids, -c, --help, --version.
  *

@@ -152,7 +152,7 @@ read_token(struct app *a, struct err *err)
         fclose(f);
     a->token[strcspn(a->token, "\r\n")] = '\0';
     if (!ok || a->token[0] == '\0')
-        return err_set(err, CE_EINVAL, "token-file: %s: no token in its first line",
+        return err_set(err, CE_EINVAL, "token_file: %s: no token in its first line",
                        path);
     return 0;
 }

@@ -226,7 +226,8 @@ static void
 on_welcome(struct cloud_link *l, const struct frame_welcome *w)
 {
     const struct frame_hello *h = &l->config.hello;
-    bool exact = same_text(h->numerics, w->numerics);
+    /* With whole_model nothing is computed here that could differ. */
+    bool exact = h->whole_model || same_text(h->numerics, w->numerics);
     struct err e = { 0 };
 
     if (!exact) {
@@ -424,25 +425,47 @@ connected(struct cloud_link *l)
     send_frame(l, &f);
 }
 
+/* Why TLS failed, if it says: its own words are in the bufferevent, or still unread
+ * behind a write that failed first (an alert that refuses our certificate). */
+static bool
+tls_reason(struct cloud_link *l, int code, struct err *err)
+{
+    SSL *ssl = bufferevent_openssl_get_ssl(l->bev);
+    unsigned long e;
+    bool any = false;
+    char byte;
+
+    ERR_clear_error();
+    while ((e = bufferevent_get_openssl_error(l->bev)) != 0) {
+        if (ERR_GET_LIB(e) != ERR_LIB_SSL) /* libevent also puts bare SSL_ERROR_* here */
+            continue;
+        ERR_put_error(ERR_GET_LIB(e), 0, ERR_GET_REASON(e), "", 0);
+        any = true;
+    }
+    if (!any && SSL_is_init_finished(ssl)) {
+        int rc = SSL_read(ssl, &byte, 1);
+        any = rc <= 0 && SSL_get_error(ssl, rc) == SSL_ERROR_SSL;
+    }
+    if (any)
+        tls_error(err, code, ssl, "TLS");
+    ERR_clear_error();
+    return any;
+}
+
 static void
 on_event(struct bufferevent *bev, short what, void *arg)
 {
     struct cloud_link *l = arg;
+    bool greeting = l->state == LINK_CONNECTING;
     struct err err = { 0 };
-    unsigned long code;
 
+    (void)bev;
     if (what & BEV_EVENT_CONNECTED)
         return connected(l);
-    ERR_clear_error();
-    while ((code = bufferevent_get_openssl_error(bev)) != 0)
-        ERR_put_error(ERR_GET_LIB(code), 0, ERR_GET_REASON(code), "", 0);
-    if (ERR_peek_error() != 0)
-        tls_error(&err, l->state == LINK_CONNECTING ? CE_EAUTH : CE_ECLOSED,
-                  bufferevent_openssl_get_ssl(bev), "TLS");
-    else
+    if (!tls_reason(l, greeting ? CE_EAUTH : CE_ECLOSED, &err))
         err_set(&err, CE_ECLOSED,
-                l->state == LINK_CONNECTING ? "closed the connection before the greeting"
-                                            : "connection lost");
+                greeting ? "closed the connection before the greeting"
+                         : "connection lost");
     go_down(l, &err);
 }
 

@@ -20,10 +20,10 @@ parse_layers(const char *text, int *layers, struct err *err)
         char *end;
         long v = strtol(s, &end, 10);
         if (end == s || v < 1 || v > 100000 || (*end != ',' && *end != '\0'))
-            return err_set(err, CE_EINVAL, "exit-layers: \"%s\" is not a list of layers",
+            return err_set(err, CE_EINVAL, "exit_layers: \"%s\" is not a list of layers",
                            text);
         if (n == MODEL_MAX_EXITS)
-            return err_set(err, CE_EINVAL, "exit-layers: more than %d layers",
+            return err_set(err, CE_EINVAL, "exit_layers: more than %d layers",
                            MODEL_MAX_EXITS);
         layers[n++] = (int)v;
         if (*end == '\0')
@@ -60,7 +60,7 @@ plan(struct edge_model *m, const struct agent_conf *conf, struct err *err)
     if (p->n_exits == 0 && conf->cut_layer > 0)
         m->cut_layer = (int)conf->cut_layer;
     if (m->cut_layer < 1 || m->cut_layer >= model->config.n_layers)
-        return err_set(err, CE_EINVAL, "cut-layer: %d is not one of layers 1 to %d",
+        return err_set(err, CE_EINVAL, "cut_layer: %d is not one of layers 1 to %d",
                        m->cut_layer, model->config.n_layers - 1);
     rc = policy_parse_upload(p, conf->upload, err);
     if (rc == 0 && conf->theta != NULL && conf->theta[0] != '\0')
@@ -68,7 +68,7 @@ plan(struct edge_model *m, const struct agent_conf *conf, struct err *err)
     if (rc == 0 && p->mode == POLICY_STANDALONE && p->n_exits == 0)
         rc = err_set(err, CE_EINVAL,
                      "mode standalone needs exits: an .exits.gguf file beside the "
-                     "model, or exit-layers");
+                     "model, or exit_layers");
     return rc;
 }
 

@@ -216,7 +216,7 @@ remote_open(struct cloud_port *c, int32_t max_pos, struct err *err)
         return rc;
     if (bytes > r->config.retain_bytes)
         return err_set(err, CE_EQUOTA,
-                       "hidden states of %d positions may take %zu bytes, retain-limit "
+                       "hidden states of %d positions may take %zu bytes, retain_limit "
                        "is %zu",
                        max_pos, bytes, r->config.retain_bytes);
     r->seq++;
