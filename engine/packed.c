@@ -44,8 +44,8 @@ shape_of(struct shape *s, uint32_t type)
 }
 
 int
-packed_init(struct packed *out, uint32_t gguf_type, size_t n_out, size_t n_in,
-            struct err *err)
+packed_shape(struct packed *out, uint32_t gguf_type, size_t n_out, size_t n_in,
+             struct err *err)
 {
     struct shape s;
     size_t units, codes, scales, total;
@@ -73,9 +73,20 @@ packed_init(struct packed *out, uint32_t gguf_type, size_t n_out, size_t n_in,
     out->tile_bytes = out->tile_bytes / MEM_ALIGN * MEM_ALIGN;
     if (__builtin_mul_overflow(out->n_tiles, out->tile_bytes, &total))
         return err_set(err, CE_EINVAL, "a matrix of %zu x %zu is too large", n_out, n_in);
+    return 0;
+}
+
+int
+packed_init(struct packed *out, uint32_t gguf_type, size_t n_out, size_t n_in,
+            struct err *err)
+{
+    int rc = packed_shape(out, gguf_type, n_out, n_in, err);
+
+    if (rc != 0)
+        return rc;
     out->data = mem_aligned_alloc(out->n_tiles, out->tile_bytes);
     if (out->data == NULL)
-        return err_set(err, CE_ENOMEM, "%zu bytes for weights", total);
+        return err_set(err, CE_ENOMEM, "%zu bytes for weights", packed_bytes(out));
     return 0;
 }
 

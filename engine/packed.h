@@ -48,6 +48,11 @@ struct packed {
     uint8_t *data;       /* [n_tiles * tile_bytes], 64-byte aligned; owned */
 };
 
+/* Everything of a matrix but its memory: the caller sets `data` (packed_bytes of it,
+ * 64-byte aligned) and frees it in its own way. Errors as packed_init. */
+int packed_shape(struct packed *out, uint32_t gguf_type, size_t n_out, size_t n_in,
+                 struct err *err) CE_MUSTCHECK;
+
 /* Allocate room for a matrix of an enum gguf_type. CE_EUNSUPPORTED for other types
  * than Q4_0, Q4_1, Q8_0, F16, F32; CE_EINVAL for a zero dimension, part blocks or
  * sizes that overflow; CE_ENOMEM. *out is empty (data NULL) on failure. */

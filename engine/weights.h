@@ -3,7 +3,8 @@
  *
  * Matrices are packed copies (packed.h), norms and biases plain floats. What is
  * loaded is a range of blocks, the output matrix if any head needs it, and the
- * adapters of the exit heads inside the range.
+ * adapters of the exit heads inside the range. All matrices lie in one mapping, in the
+ * order in which a step reads them, so that the system can back them with huge pages.
  *
  * Thread: immutable after weights_load.
  */
@@ -38,6 +39,8 @@ struct weights {
     struct packed output;         /* [n_vocab, d_model], empty without a head */
     int n_exits;
     struct exit_weights exits[MODEL_MAX_EXITS];
+    void *arena; /* what the matrices' data point into */
+    size_t arena_bytes;
     size_t bytes; /* resident: matrices, norms and biases */
 };
 
