@@ -155,6 +155,18 @@ put(uint32_t pos, uint32_t n)
     cloud_msg_post(uploader_mailbox(uploader), m);
 }
 
+/* The thread ends, and says so to the cloud. */
+static void
+quit(struct peer *p)
+{
+    struct cloud_msg *m = cloud_msg_new(CLOUD_MSG_QUIT, NULL, 0);
+
+    assert_non_null(m);
+    cloud_msg_post(uploader_mailbox(uploader), m);
+    assert_int_equal(read_frame(p).type, FRAME_BYE);
+    drop(p);
+}
+
 static int
 begin(void **state)
 {
@@ -218,11 +230,7 @@ credit_then_replay(void **state)
     assert_int_equal(f.u.ping.nonce, 5);
     assert_true(uploader_bytes(uploader) > 20 * states_row_bytes(STATES_F16, D));
     TELL(CLOSE, .pos = 0);
-    struct cloud_msg *quit = cloud_msg_new(CLOUD_MSG_QUIT, NULL, 0);
-    cloud_msg_post(uploader_mailbox(uploader), quit);
-    f = read_frame(p);
-    assert_int_equal(f.type, FRAME_BYE);
-    drop(p);
+    quit(p);
 }
 
 static void
@@ -253,7 +261,7 @@ lost_channel(void **state)
     cloud_msg_free(cloud_msg_of(m));
     /* The next sequence may have a channel again. */
     tell((struct cloud_msg){ .kind = CLOUD_MSG_OPEN, .seq = 2, .pos = 100 });
-    drop(accept_attach());
+    quit(accept_attach());
 }
 
 static void
