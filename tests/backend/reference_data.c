@@ -6,35 +6,23 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
-#define MODEL_FILE "models/SmolLM2-135M-Instruct.Q4_1.gguf"
+#include "tests/unit/testdata.h"
 
 const char *
 reference_model(void)
 {
     static char path[1024];
-    const char *given = getenv("CECOLLM_MODEL"), *root = getenv("CECOLLM_SRCDIR");
 
-    if (given && given[0])
-        snprintf(path, sizeof(path), "%s", given);
-    else
-        snprintf(path, sizeof(path), "%s/%s", root ? root : ".", MODEL_FILE);
-    return access(path, R_OK) == 0 ? path : NULL;
+    return testdata_model(path, sizeof(path));
 }
 
 const char *
 reference_file(const char *name)
 {
     static char path[1024];
-    const char *data = getenv("CECOLLM_DATA"), *root = getenv("CECOLLM_SRCDIR");
 
-    if (data && data[0])
-        snprintf(path, sizeof(path), "%s/%s", data, name);
-    else
-        snprintf(path, sizeof(path), "%s/../shared/data/%s", root ? root : ".", name);
-    return access(path, R_OK) == 0 ? path : NULL;
+    return testdata_file(path, sizeof(path), name);
 }
 
 json_t *
