@@ -138,7 +138,7 @@ open_compute(struct cloudd *c, struct err *err)
         rc = mailbox_new(&c->replies, err);
     if (rc == 0)
         rc = open_backend(c, &bt.backend, err);
-    if (rc < 0)
+    if (!bt.backend)
         return rc;
     fill_server(c, &bt.backend->info);
     log_info("model=%s backend=%s numerics=%s blocks=%d..%d n_ctx=%d weights=%zu",

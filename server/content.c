@@ -83,7 +83,8 @@ table_put(struct content *c, struct content_seq *s)
 static void
 table_grow(struct content *c)
 {
-    struct content_seq **bigger = mem_array_alloc(c->n_buckets * 2, sizeof(*bigger));
+    struct content_seq **bigger =
+        mem_array_alloc(c->n_buckets * 2, sizeof(struct content_seq *));
     struct content_link *l;
 
     if (!bigger)
@@ -121,7 +122,7 @@ content_new(struct content **out, const struct content_config *config,
     if (c->config.window < CONTENT_MIN_WINDOW)
         c->config.window = CONTENT_MIN_WINDOW;
     c->n_buckets = FIRST_BUCKETS;
-    c->buckets = mem_array_alloc(c->n_buckets, sizeof(*c->buckets));
+    c->buckets = mem_array_alloc(c->n_buckets, sizeof(struct content_seq *));
     if (!c->buckets) {
         mem_free(c);
         return err_set(err, CE_ENOMEM, "content manager: no memory");

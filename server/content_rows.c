@@ -105,9 +105,10 @@ content_rows_drop_from(struct content *c, struct content_seq *s, uint32_t pos)
 void
 content_rows_consume(struct content *c, struct content_seq *s, uint32_t n)
 {
+    struct content_chunk *k;
+
     s->consumed += n;
-    while (n) {
-        struct content_chunk *k = s->first;
+    while (n > 0 && (k = s->first) != NULL) {
         uint32_t take = n < k->n ? n : k->n;
 
         k->pos += take;

@@ -54,7 +54,8 @@ struct session {
 /* A whole frame that may arrive at this place. Any session may be ended by it. */
 void session_frame(struct channel *ch, const struct frame *f);
 
-/* Make a session of a channel whose HELLO was right. CE_EQUOTA, CE_ENOMEM. */
+/* Make a session of a channel whose HELLO was right. CE_EQUOTA, CE_ENOMEM;
+ * *out is then left alone. */
 int session_new(struct session **out, struct channel *ch, const struct frame_hello *h,
                 struct err *err) CE_MUSTCHECK;
 

@@ -102,7 +102,7 @@ static int
 on_hello(struct channel *ch, const struct frame *f, struct err *err)
 {
     const struct frame_hello *h = &f->u.hello;
-    struct session *s;
+    struct session *s = NULL;
     char agent[80];
     int rc;
 
@@ -111,7 +111,7 @@ on_hello(struct channel *ch, const struct frame *f, struct err *err)
     rc = hello_check(ch->srv, h, err);
     if (rc == 0)
         rc = session_new(&s, ch, h, err);
-    if (rc < 0)
+    if (!s)
         return rc;
     ch->session = s;
     ch->place = FRAME_AT_CLOUD_INFER;
