@@ -92,7 +92,7 @@ cases() # file.trs: prints "passed failed skipped"
 # log of those that failed.
 add_cases() # folder, count skipped cases (yes|no)
 {
-    for trs in $(find "$1" -name '*.trs' | sort); do
+    for trs in $(find "$1" -name build-coverage -prune -o -name '*.trs' -print | sort); do
         programs=$((programs + 1))
         read -r p f s <<END
 $(cases "$trs")
@@ -110,14 +110,14 @@ END
 # make check in a folder, with a line for each program as it ends.
 suite() # folder, count skipped cases (yes|no), minutes at most
 {
-    find "$1" -name '*.trs' -exec rm -f {} +
+    find "$1" -name build-coverage -prune -o -name '*.trs' -exec rm -f {} +
     setup_log=$logs/suite-$1.log
     if ! setup_try "Building the tests in $1" make -C "$1" -k -j "$jobs" check TESTS=; then
         tail -n 40 "$setup_log" | sed 's/^/    /'
         one "the tests in $1 build" 1
     fi
     {
-        CMOCKA_MESSAGE_OUTPUT=TAP timeout "$(($3 * 60))" make -C "$1" -k check 2>&1
+        CMOCKA_MESSAGE_OUTPUT=TAP timeout --foreground "$(($3 * 60))" make -C "$1" -k check 2>&1
         echo "suite: status $?"
     } </dev/null | tee "$setup_log" | sed -n -u -E '/^(PASS|FAIL|SKIP|XFAIL|XPASS|ERROR): /p'
     failed_before=$failed
@@ -203,14 +203,16 @@ stage_dist()
 {
     rm -f build/cecollm-*.tar.xz
     hide_model
-    one_try 'distcheck' timeout 1200 make -C build -j "$jobs" distcheck
+    one_try 'distcheck' timeout --foreground 1200 make -C build -j "$jobs" distcheck
     one_try 'the tarball is whole' tarball_is_whole
     show_model
 }
 
 stage_coverage()
 {
-    one_try 'coverage' timeout 1800 make -C build coverage
+    hide_model # counting makes it slow, and the rest covers the lines
+    one_try 'coverage' timeout --foreground 1800 make -C build coverage
+    show_model
     grep 'the bar is' "$setup_log"
 }
 

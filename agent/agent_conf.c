@@ -155,7 +155,8 @@ agent_conf_usage(FILE *out)
           "                     [--cloud HOST:PORT --ca FILE --cert FILE --key FILE]\n"
           "                     [--force-ids N,N,...] [--SETTING[=VALUE]]...\n"
           "       cecollm-agent --print-config | --help | --version\n"
-          "Without a prompt it chats. Settings:\n",
+          "Without a prompt it chats. -m, -c and -p are short for --model, --config and\n"
+          "--prompt. Settings:\n",
           out);
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         fputs("  --", out);

@@ -35,7 +35,7 @@ options()
 # man writes "\-\-x".
 plain()
 {
-    sed -e 's/\\-/-/g' -e 's/\\f[BIRP]//g' -e 's/Fl Fl /--/g' -e 's/Fl -/--/g' "$@"
+    sed -e 's/\\-/-/g' -e 's/\\f[BIRP]//g' -e 's/Fl Fl /--/g' -e 's/Fl -/--/g' -e 's/ , -\([a-z][a-z]\)/ , --\1/g' "$@"
 }
 
 # A program's help, and that of the commands it lists as "  NAME  what it does".
@@ -55,7 +55,7 @@ for page in "$src"/man/cecollm-*.[18]; do
     help_of "$build/$name" >"$tmp/help" 2>&1 </dev/null
     options <"$tmp/help" >"$tmp/in-help"
     plain "$page" | options >"$tmp/in-page"
-    plain "$page" | grep -E '^\.(It|TP|B|BI|BR) *"?--' | options >"$tmp/listed"
+    plain "$page" | grep -E '^\.(It .*|B|BI|BR) *"?--' | options >"$tmp/listed"
     comm -23 "$tmp/in-help" "$tmp/in-page" >"$tmp/wrong"
     result "$name: the page has every option of --help"
     comm -13 "$tmp/in-help" "$tmp/listed" >"$tmp/wrong"

