@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "engine/utf8_stream.h"
 
 #define PROGRESS_AFTER_US 2000000
 
@@ -16,6 +17,9 @@
 static const int exit_colors[] = { 32, 36, 34, 35 };
 #define CLOUD_COLOR    33
 #define FALLBACK_COLOR 31
+
+#define CELL_WIDTH 17 /* of a token in the trace, in characters */
+#define CELL_BYTES 64 /* looked at of it */
 
 void
 display_init(struct display *d, const struct agent_conf *conf,
@@ -165,16 +169,29 @@ trace_head(struct display *d)
 static void
 trace_cell(struct display *d, const struct reply_cell *c)
 {
-    char *text = NULL;
-    size_t size = 0, len;
+    struct utf8_stream utf8 = { { 0 }, 0 };
+    char *text = NULL, whole[UTF8_STREAM_ROOM(CELL_BYTES)];
+    size_t size = 0, len, n;
     const char *piece = tokenizer_piece(d->model->tokenizer, c->id, &len);
     FILE *f = open_memstream(&text, &size);
 
     if (f == NULL)
         return;
-    put_text(f, piece, len, true);
+    n = utf8_stream_push(&utf8, piece, len < CELL_BYTES ? len : CELL_BYTES, whole);
+    n += utf8_stream_end(&utf8, whole + n);
+    put_text(f, whole, n, true);
     fclose(f);
-    fprintf(d->out, " | %-17.17s %.4f", text, (double)c->confidence);
+    /* Characters, not bytes: cut and pad by hand. */
+    int width = 0;
+    fputs(" | ", d->out);
+    for (size_t i = 0; i < size; i++) {
+        bool begins = ((unsigned char)text[i] & 0xc0) != 0x80;
+        if (begins && width == CELL_WIDTH)
+            break;
+        width += begins;
+        putc(text[i], d->out);
+    }
+    fprintf(d->out, "%*s %.4f", CELL_WIDTH - width, "", (double)c->confidence);
     free(text);
 }
 
