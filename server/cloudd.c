@@ -33,7 +33,7 @@
 #define TICK_US       250000
 #define RESUME_US     5000
 #define LAST_BYTES_US 2500000 /* for connections to end after BYE */
-#define N_SIGNALS     4
+#define N_SIGNALS     5
 
 struct cloudd {
     const struct server_conf *conf;
@@ -259,6 +259,19 @@ reload(struct cloudd *c)
     server_conf_free(&fresh);
 }
 
+/* What is held right now, in one line; the backend's part as of its last turn. */
+static void
+log_figures(struct cloudd *c)
+{
+    struct backend_thread_figures f;
+
+    backend_thread_figures(c->thread, &f);
+    log_info("held connections=%u sessions=%u sequences=%zu rows=%zu "
+             "hidden_state_bytes=%zu kv_bytes=%zu",
+             listener_n_connections(c->listener), c->srv.n_sessions, f.seqs, f.rows,
+             f.content_bytes, f.kv_bytes);
+}
+
 static void
 on_signal(evutil_socket_t number, short what, void *arg)
 {
@@ -269,6 +282,8 @@ on_signal(evutil_socket_t number, short what, void *arg)
         reload(c);
     else if (number == SIGUSR2)
         log_set_level(log_get_level() == LOG_LEVEL_DEBUG ? c->level : LOG_LEVEL_DEBUG);
+    else if (number == SIGUSR1)
+        log_figures(c);
     else
         begin_drain(c);
 }
@@ -276,7 +291,7 @@ on_signal(evutil_socket_t number, short what, void *arg)
 static int
 open_events(struct cloudd *c, struct err *err)
 {
-    static const int numbers[N_SIGNALS] = { SIGTERM, SIGINT, SIGHUP, SIGUSR2 };
+    static const int numbers[N_SIGNALS] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2 };
     const struct timeval tick = { 0, TICK_US };
     bool ok;
     int i;

@@ -36,8 +36,8 @@ static const char usage[] =
     "  -h, --help           this text\n"
     "  -V, --version        the version\n"
     "\n"
-    "Signals: TERM or INT drains and stops, HUP reads log_level again, USR2 switches\n"
-    "debug logs. See cecollm-cloudd(8) and cecollm.conf(5).\n";
+    "Signals: TERM or INT drains and stops, HUP reads log_level again, USR1 logs what\n"
+    "is held, USR2 switches debug logs. See cecollm-cloudd(8) and cecollm.conf(5).\n";
 
 /* Returns the exit status when the program is done already, else -1. */
 static int

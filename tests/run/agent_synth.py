@@ -191,6 +191,13 @@ class Crowd(Together):
         while self.cloud.log().count(" ended: ") != begun and time.monotonic() < deadline:
             time.sleep(0.05)
         self.assertEqual(self.cloud.log().count(" ended: "), begun)
+        # Nothing of anybody is held any more: no sequence, no row, no page.
+        empty = "held connections=0 sessions=0 sequences=0 rows=0 " \
+                "hidden_state_bytes=0 kv_bytes=0"
+        while empty not in self.cloud.log() and time.monotonic() < deadline:
+            os.kill(self.cloud.process.pid, signal.SIGUSR1)
+            time.sleep(0.05)
+        self.assertIn(empty, self.cloud.log())
 
 
 class Trouble(Together):
