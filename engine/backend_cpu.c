@@ -243,14 +243,17 @@ store_hidden(const struct region *r, struct worker_id id)
 {
     size_t d = (size_t)r->b->base.info.d_model;
     const float *x = layers_x(r->b->layers);
+    size_t from, to;
 
-    for (int i = id.tid; i < r->ends->n_spans; i += id.n_threads) {
-        const struct span *s = &r->ends->spans[i];
-        float *out = r->batch->items[s->item].hidden_out;
+    while (worker_take(id, (size_t)r->ends->n_spans, 1, &from, &to)) {
+        for (size_t i = from; i < to; i++) {
+            const struct span *s = &r->ends->spans[i];
+            float *out = r->batch->items[s->item].hidden_out;
 
-        if (out)
-            memcpy(out + (size_t)s->item_row * d, x + (size_t)s->row * d,
-                   (size_t)s->n_rows * d * sizeof(float));
+            if (out)
+                memcpy(out + (size_t)s->item_row * d, x + (size_t)s->row * d,
+                       (size_t)s->n_rows * d * sizeof(float));
+        }
     }
 }
 
@@ -259,7 +262,7 @@ run_chunk(void *arg, int tid, int n_threads)
 {
     const struct region *r = arg;
     struct backend_cpu *b = r->b;
-    struct worker_id id = { tid, n_threads };
+    struct worker_id id = { b->pool, tid };
     struct head_job job = {
         .head = r->batch->head,
         .n_top = r->batch->n_top,
@@ -268,8 +271,8 @@ run_chunk(void *arg, int tid, int n_threads)
         .n_rows = r->n_head_rows,
     };
 
+    (void)n_threads;
     layers_load(b->layers, id, r->batch, &b->rows);
-    threads_barrier(b->pool);
     if (r->batch->layer_from < r->batch->layer_to)
         layers_run(b->layers, id, &b->rows, &b->wanted, r->batch->layer_from,
                    r->batch->layer_to);

@@ -85,7 +85,7 @@ heads_free(struct heads *h)
     free(h);
 }
 
-/* ---- stages; each ends with a barrier ---- */
+/* ---- stages ---- */
 
 /* z = adapter(state), section 10. The act_rows are copies of this thread, so that
  * each adapter may have formats of its own. */
@@ -104,22 +104,21 @@ adapt(const struct heads *h, struct worker_id id, const struct exit_weights *e,
 
     x.quantised = packed_is_quantised(&e->map);
     norm.quantised = packed_is_quantised(&e->gate) || packed_is_quantised(&e->up);
-    threads_share(n, 1, id.tid, id.n_threads, &from, &to);
-    for (size_t r = from; r < to; r++) {
-        memcpy(x.x + r * h->d, rows[r].x, h->d * sizeof(float));
-        act_rows_quantise(k, &x, r, 0, h->d);
-        k->rmsnorm(norm.x + r * h->d, rows[r].x, NULL, h->d, ADAPTER_EPS);
-        act_rows_quantise(k, &norm, r, 0, h->d);
+    while (worker_take(id, n, 1, &from, &to)) {
+        for (size_t r = from; r < to; r++) {
+            memcpy(x.x + r * h->d, rows[r].x, h->d * sizeof(float));
+            act_rows_quantise(k, &x, r, 0, h->d);
+            k->rmsnorm(norm.x + r * h->d, rows[r].x, NULL, h->d, ADAPTER_EPS);
+            act_rows_quantise(k, &norm, r, 0, h->d);
+        }
     }
-    threads_barrier(h->c.pool);
     linear_many(k, id, &map, 1, &a_x);
+    while (worker_take(id, n, 1, &from, &to)) {
+        for (size_t r = from; r < to; r++)
+            k->add(h->z + r * h->d, e->map_bias, h->d);
+    }
     linear_gated(k, id, &e->gate, &e->up, &a_norm, h->up, &mid);
-    threads_barrier(h->c.pool);
-    for (size_t r = from; r < to; r++)
-        k->add(h->z + r * h->d, e->map_bias, h->d);
-    threads_barrier(h->c.pool);
     linear_add(k, id, &e->down, &a_mid, h->y, h->z);
-    threads_barrier(h->c.pool);
 }
 
 static void
@@ -129,32 +128,39 @@ final_norm(const struct heads *h, struct worker_id id, const struct head_row *ro
     const struct kernels *k = h->c.kernels;
     size_t from, to;
 
-    threads_share(n, 1, id.tid, id.n_threads, &from, &to);
-    for (size_t r = from; r < to; r++) {
-        k->rmsnorm(h->norm.x + r * h->d, z ? z + r * h->d : rows[r].x,
-                   h->c.weights->output_norm, h->d, h->c.model->config.norm_eps);
-        act_rows_quantise(k, &h->norm, r, 0, h->d);
+    while (worker_take(id, n, 1, &from, &to)) {
+        for (size_t r = from; r < to; r++) {
+            k->rmsnorm(h->norm.x + r * h->d, z ? z + r * h->d : rows[r].x,
+                       h->c.weights->output_norm, h->d, h->c.model->config.norm_eps);
+            act_rows_quantise(k, &h->norm, r, 0, h->d);
+        }
     }
-    threads_barrier(h->c.pool);
+}
+
+/* One chunk of logits of all rows, and its summary while it is in the cache. */
+static void
+output_chunk(const struct heads *h, const struct activations *a, size_t chunk)
+{
+    const struct packed *w = &h->c.weights->output;
+    size_t t = chunk * CHUNK_TILES, end = t + CHUNK_TILES;
+
+    h->c.kernels->matmul[w->format](h->logits, h->n_vocab, w, t,
+                                    end < w->n_tiles ? end : w->n_tiles, a);
+    for (size_t r = 0; r < a->n_rows; r++)
+        logits_chunks(h->c.kernels, h->chunks + r * h->n_chunks,
+                      h->logits + r * h->n_vocab, h->n_vocab, chunk, chunk + 1);
 }
 
 static void
 output(const struct heads *h, struct worker_id id, size_t n)
 {
-    const struct packed *w = &h->c.weights->output;
     struct activations a = act_rows_view(&h->norm, n);
     size_t from, to;
 
-    threads_share(w->n_tiles, CHUNK_TILES, id.tid, id.n_threads, &from, &to);
-    for (size_t t = from; t < to; t += CHUNK_TILES) {
-        size_t end = t + CHUNK_TILES < to ? t + CHUNK_TILES : to, c = t / CHUNK_TILES;
-
-        h->c.kernels->matmul[w->format](h->logits, h->n_vocab, w, t, end, &a);
-        for (size_t r = 0; r < n; r++)
-            logits_chunks(h->c.kernels, h->chunks + r * h->n_chunks,
-                          h->logits + r * h->n_vocab, h->n_vocab, c, c + 1);
+    while (worker_take(id, h->n_chunks, 1, &from, &to)) {
+        for (size_t c = from; c < to; c++)
+            output_chunk(h, &a, c);
     }
-    threads_barrier(h->c.pool);
 }
 
 /* ---- reading a row ---- */
@@ -204,10 +210,10 @@ heads_run(struct heads *h, struct worker_id id, const struct head_job *job)
             adapt(h, id, e, rows, n);
         final_norm(h, id, rows, adapted ? h->z : NULL, n);
         output(h, id, n);
-        threads_share(n, 1, id.tid, id.n_threads, &from, &to);
-        for (size_t r = from; r < to; r++)
-            read_row(h, job, &rows[r], h->logits + r * h->n_vocab,
-                     h->chunks + r * h->n_chunks);
-        threads_barrier(h->c.pool);
+        while (worker_take(id, n, 1, &from, &to)) {
+            for (size_t r = from; r < to; r++)
+                read_row(h, job, &rows[r], h->logits + r * h->n_vocab,
+                         h->chunks + r * h->n_chunks);
+        }
     }
 }

@@ -46,7 +46,7 @@ int heads_new(struct heads **out, const struct heads_config *config,
               struct err *err) CE_MUSTCHECK;
 void heads_free(struct heads *h); /* accepts NULL */
 
-/* Ends with a barrier. */
+/* When it returns, all rows are read. */
 void heads_run(struct heads *h, struct worker_id id, const struct head_job *job);
 
 #endif

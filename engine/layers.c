@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * layers.c - the blocks of the Llama graph, as one stretch of parallel code.
  *
- * A block is a list of stages with a barrier between what writes and what reads:
+ * A block is a list of stages (threads.h); what the threads take in each:
  *
  *   norm        rows         norm, then int8 form of each row once for all readers
  *   project     tiles        Q, K and V as one pass over their tiles
@@ -16,8 +16,7 @@
  * a catch-up in the cloud) are dropped once their K and V are in the cache: the
  * residual stream and the norms are moved together and the rest runs on fewer rows.
  *
- * Attention of a thread takes up to ATTENTION_ROWS rows of one sequence and one KV
- * head; such pieces go to threads in turn, neighbours having about the same length.
+ * A piece of attention is up to ATTENTION_ROWS rows of one sequence and one KV head.
  */
 #include "engine/layers.h"
 
@@ -130,33 +129,43 @@ layers_x(struct layers *l)
 
 /* ---- the chunk's rows come in ---- */
 
+/* Row j of a span. */
+static void
+load_row(const struct layers *l, const struct batch_item *item, const struct span *s,
+         int j)
+{
+    const struct gguf_tensor *embd = l->c.model->token_embd;
+    size_t d = l->d_model, half = (size_t)l->n_half;
+    size_t row = (size_t)(s->row + j), in = (size_t)(s->item_row + j);
+
+    if (item->tokens) {
+        size_t at = (size_t)item->tokens[in] * quant_row_bytes(embd->type, d);
+
+        quant_dequantise_row(embd->type, (const char *)embd->data + at, l->x + row * d,
+                             d);
+    } else {
+        memcpy(l->x + row * d, item->hidden + in * d, d * sizeof(float));
+    }
+    mathfn_rope_row(l->cos + row * half, l->sin + row * half, l->frequencies, l->n_half,
+                    s->pos + j);
+}
+
 void
 layers_load(struct layers *l, struct worker_id id, const struct batch *b,
             const struct span_list *rows)
 {
-    const struct gguf_tensor *embd = l->c.model->token_embd;
-    size_t d = l->d_model, row_bytes = embd ? quant_row_bytes(embd->type, d) : 0;
-    size_t from, to, half = (size_t)l->n_half;
+    size_t from, to;
 
-    threads_share((size_t)rows->n_rows, 1, id.tid, id.n_threads, &from, &to);
-    for (int i = 0; i < rows->n_spans; i++) {
-        const struct span *s = &rows->spans[i];
-        const struct batch_item *item = &b->items[s->item];
+    while (worker_take(id, (size_t)rows->n_rows, 1, &from, &to)) {
+        size_t row = 0;
 
-        for (int j = 0; j < s->n_rows; j++) {
-            size_t row = (size_t)s->row + (size_t)j, in = (size_t)(s->item_row + j);
+        for (int i = 0; i < rows->n_spans; i++) {
+            const struct span *s = &rows->spans[i];
 
-            if (row < from || row >= to)
-                continue;
-            if (item->tokens)
-                quant_dequantise_row(embd->type,
-                                     (const char *)embd->data +
-                                         (size_t)item->tokens[in] * row_bytes,
-                                     l->x + row * d, d);
-            else
-                memcpy(l->x + row * d, item->hidden + in * d, d * sizeof(float));
-            mathfn_rope_row(l->cos + row * half, l->sin + row * half, l->frequencies,
-                            l->n_half, s->pos + j);
+            for (int j = 0; j < s->n_rows; j++, row++) {
+                if (row >= from && row < to)
+                    load_row(l, &b->items[s->item], s, j);
+            }
         }
     }
 }
@@ -164,22 +173,17 @@ layers_load(struct layers *l, struct worker_id id, const struct batch *b,
 /* ---- stages ---- */
 
 static void
-barrier(const struct layers *l)
-{
-    threads_barrier(l->c.pool);
-}
-
-static void
 norm(const struct layers *l, struct worker_id id, const float *weight, int n_rows)
 {
     const struct kernels *k = l->c.kernels;
     size_t from, to, d = l->d_model;
 
-    threads_share((size_t)n_rows, 1, id.tid, id.n_threads, &from, &to);
-    for (size_t r = from; r < to; r++) {
-        k->rmsnorm(l->norm.x + r * d, l->x + r * d, weight, d,
-                   l->c.model->config.norm_eps);
-        act_rows_quantise(k, &l->norm, r, 0, d);
+    while (worker_take(id, (size_t)n_rows, 1, &from, &to)) {
+        for (size_t r = from; r < to; r++) {
+            k->rmsnorm(l->norm.x + r * d, l->x + r * d, weight, d,
+                       l->c.model->config.norm_eps);
+            act_rows_quantise(k, &l->norm, r, 0, d);
+        }
     }
 }
 
@@ -220,16 +224,14 @@ append_row(const struct layers *l, const struct span *s, int j, int h,
     k->kv_append(part, pos % KV_PAGE, l->k + head, l->v + head, mc->head_dim);
 }
 
-/* Rope and cache, by pairs of row and KV head. */
+/* Rope and cache of units from .. to, which are pairs of row and KV head. */
 static void
-append(const struct layers *l, struct worker_id id, const struct span_list *rows,
-       int layer, bool with_q)
+append_units(const struct layers *l, const struct span_list *rows, int layer, bool with_q,
+             size_t from, size_t to)
 {
     int n_heads = l->c.model->config.n_kv_heads;
-    size_t from, to, unit = 0;
+    size_t unit = 0;
 
-    threads_share((size_t)rows->n_rows * (size_t)n_heads, 1, id.tid, id.n_threads, &from,
-                  &to);
     for (int i = 0; i < rows->n_spans; i++) {
         const struct span *s = &rows->spans[i];
         uint16_t *const *pages = kv_cache_pages(l->c.kv, s->seq, layer);
@@ -244,6 +246,16 @@ append(const struct layers *l, struct worker_id id, const struct span_list *rows
             }
         }
     }
+}
+
+static void
+append(const struct layers *l, struct worker_id id, const struct span_list *rows,
+       int layer, bool with_q)
+{
+    size_t n = (size_t)rows->n_rows * (size_t)l->c.model->config.n_kv_heads, from, to;
+
+    while (worker_take(id, n, 1, &from, &to))
+        append_units(l, rows, layer, with_q, from, to);
 }
 
 /* Rows first .. first+n-1 of a span, one KV head. */
@@ -272,11 +284,13 @@ attend_piece(const struct layers *l, const struct span *s, int first, int n, int
         act_rows_quantise(l->c.kernels, &l->att, row + r, column, column + width);
 }
 
+/* Pieces from .. to of all spans: up to ATTENTION_ROWS rows and one KV head each. */
 static void
-attend(const struct layers *l, struct worker_id id, const struct span_list *rows,
-       int layer)
+attend_units(const struct layers *l, const struct span_list *rows, int layer, size_t from,
+             size_t to)
 {
-    int n_heads = l->c.model->config.n_kv_heads, unit = 0;
+    int n_heads = l->c.model->config.n_kv_heads;
+    size_t unit = 0;
 
     for (int i = 0; i < rows->n_spans; i++) {
         const struct span *s = &rows->spans[i];
@@ -288,11 +302,23 @@ attend(const struct layers *l, struct worker_id id, const struct span_list *rows
             if (n > ATTENTION_ROWS)
                 n = ATTENTION_ROWS;
             for (int h = 0; h < n_heads; h++, unit++) {
-                if (unit % id.n_threads == id.tid)
+                if (unit >= from && unit < to)
                     attend_piece(l, s, first, n, h, pages);
             }
         }
     }
+}
+
+static void
+attend(const struct layers *l, struct worker_id id, const struct span_list *rows,
+       int layer)
+{
+    size_t pieces = 0, from, to;
+
+    for (int i = 0; i < rows->n_spans; i++)
+        pieces += (size_t)(rows->spans[i].n_rows + ATTENTION_ROWS - 1) / ATTENTION_ROWS;
+    while (worker_take(id, pieces * (size_t)l->c.model->config.n_kv_heads, 1, &from, &to))
+        attend_units(l, rows, layer, from, to);
 }
 
 /* Int8 form of attention's rows, where heads do not fall on whole groups. */
@@ -301,9 +327,10 @@ quantise_attention(const struct layers *l, struct worker_id id, int n_rows)
 {
     size_t from, to;
 
-    threads_share((size_t)n_rows, 1, id.tid, id.n_threads, &from, &to);
-    for (size_t r = from; r < to; r++)
-        act_rows_quantise(l->c.kernels, &l->att, r, 0, l->q_dim);
+    while (worker_take(id, (size_t)n_rows, 1, &from, &to)) {
+        for (size_t r = from; r < to; r++)
+            act_rows_quantise(l->c.kernels, &l->att, r, 0, l->q_dim);
+    }
 }
 
 /* Move the wanted rows of residual stream and norm together. Rows only move
@@ -325,22 +352,14 @@ keep_wanted(const struct layers *l, const struct span_list *wanted)
     }
 }
 
-/* The queries of the rows that stay, when there are fewer than came in. */
+/* Rope of the queries of rows from .. to of `wanted`. */
 static void
-project_wanted(const struct layers *l, struct worker_id id, const struct block_weights *w,
-               const struct span_list *wanted)
+turn_wanted(const struct layers *l, const struct span_list *wanted, size_t from,
+            size_t to)
 {
-    struct activations a = act_rows_view(&l->norm, (size_t)wanted->n_rows);
-    struct linear_job job = { &w->q, l->q };
     int n_heads = l->c.model->config.n_kv_heads;
-    size_t from, to, row = 0;
+    size_t row = 0;
 
-    if (id.tid == 0)
-        keep_wanted(l, wanted);
-    barrier(l);
-    linear_many(l->c.kernels, id, &job, 1, &a);
-    barrier(l);
-    threads_share((size_t)wanted->n_rows, 1, id.tid, id.n_threads, &from, &to);
     for (int i = 0; i < wanted->n_spans; i++) {
         const struct span *s = &wanted->spans[i];
 
@@ -349,6 +368,22 @@ project_wanted(const struct layers *l, struct worker_id id, const struct block_w
                 turn_queries(l, s->row + j, s->input_row + j, h);
         }
     }
+}
+
+/* The queries of the rows that stay, when there are fewer than came in. */
+static void
+project_wanted(const struct layers *l, struct worker_id id, const struct block_weights *w,
+               const struct span_list *wanted)
+{
+    struct activations a = act_rows_view(&l->norm, (size_t)wanted->n_rows);
+    struct linear_job job = { &w->q, l->q };
+    size_t from, to;
+
+    while (worker_take(id, 1, 1, &from, &to))
+        keep_wanted(l, wanted);
+    linear_many(l->c.kernels, id, &job, 1, &a);
+    while (worker_take(id, (size_t)wanted->n_rows, 1, &from, &to))
+        turn_wanted(l, wanted, from, to);
 }
 
 /* ---- a block ---- */
@@ -361,13 +396,10 @@ attention_inputs(struct layers *l, struct worker_id id, const struct block_weigh
     bool all = wanted->n_rows == rows->n_rows;
 
     norm(l, id, w->attn_norm, rows->n_rows);
-    barrier(l);
     project(l, id, w, rows->n_rows, all);
-    barrier(l);
     append(l, id, rows, layer, all);
     if (!all && wanted->n_rows > 0)
         project_wanted(l, id, w, wanted);
-    barrier(l);
 }
 
 static void
@@ -378,13 +410,9 @@ attention(struct layers *l, struct worker_id id, const struct block_weights *w,
     struct activations a = act_rows_view(&l->att, (size_t)rows->n_rows);
 
     attend(l, id, rows, layer);
-    barrier(l);
-    if (mc->n_heads / mc->n_kv_heads * mc->head_dim % ACT_GROUP != 0) {
+    if (mc->n_heads / mc->n_kv_heads * mc->head_dim % ACT_GROUP != 0)
         quantise_attention(l, id, rows->n_rows);
-        barrier(l);
-    }
     linear_add(l->c.kernels, id, &w->attn_output, &a, l->y, l->x);
-    barrier(l);
 }
 
 static void
@@ -395,11 +423,8 @@ feed_forward(struct layers *l, struct worker_id id, const struct block_weights *
     struct activations mid = act_rows_view(&l->ff, (size_t)n_rows);
 
     norm(l, id, w->ffn_norm, n_rows);
-    barrier(l);
     linear_gated(l->c.kernels, id, &w->gate, &w->up, &in, l->up, &l->ff);
-    barrier(l);
     linear_add(l->c.kernels, id, &w->down, &mid, l->y, l->x);
-    barrier(l);
 }
 
 void

@@ -2,8 +2,7 @@
  * layers.h - a chunk of rows through a range of blocks (doc/NUMERICS.md, 6 to 8).
  *
  * Thread: layers_new and layers_free by the owner; the others are called inside a
- * region by all of its threads, with the same arguments. The caller puts a barrier
- * after each of them.
+ * region by all of its threads, with the same arguments, and are done when they return.
  */
 #ifndef CE_ENGINE_LAYERS_H
 #define CE_ENGINE_LAYERS_H

@@ -68,15 +68,13 @@ matmul(const struct kernels *k, const struct packed *w, size_t from, size_t to,
         k->matmul[w->format](y, w->n_out, w, from, to, a);
 }
 
-void
-linear_many(const struct kernels *k, struct worker_id id, const struct linear_job *jobs,
-            int n_jobs, const struct activations *a)
+/* Tiles from .. to of the jobs' tiles counted one after another. */
+static void
+run_jobs(const struct kernels *k, const struct linear_job *jobs, int n_jobs,
+         const struct activations *a, size_t from, size_t to)
 {
-    size_t total = 0, from, to, base = 0;
+    size_t base = 0;
 
-    for (int i = 0; i < n_jobs; i++)
-        total += jobs[i].w->n_tiles;
-    threads_share(total, 1, id.tid, id.n_threads, &from, &to);
     for (int i = 0; i < n_jobs; i++) {
         size_t n = jobs[i].w->n_tiles;
         size_t lo = from > base ? from - base : 0, hi = to > base ? to - base : 0;
@@ -84,6 +82,18 @@ linear_many(const struct kernels *k, struct worker_id id, const struct linear_jo
         matmul(k, jobs[i].w, lo, hi < n ? hi : n, a, jobs[i].y);
         base += n;
     }
+}
+
+void
+linear_many(const struct kernels *k, struct worker_id id, const struct linear_job *jobs,
+            int n_jobs, const struct activations *a)
+{
+    size_t total = 0, from, to;
+
+    for (int i = 0; i < n_jobs; i++)
+        total += jobs[i].w->n_tiles;
+    while (worker_take(id, total, 1, &from, &to))
+        run_jobs(k, jobs, n_jobs, a, from, to);
 }
 
 /* First output past tile `to`. */
@@ -97,16 +107,33 @@ void
 linear_add(const struct kernels *k, struct worker_id id, const struct packed *w,
            const struct activations *a, float *y, float *x)
 {
-    size_t from, to, first, n;
+    size_t from, to;
 
-    threads_share(w->n_tiles, 1, id.tid, id.n_threads, &from, &to);
-    if (from >= to)
-        return;
-    matmul(k, w, from, to, a, y);
-    first = from * PACKED_ROWS;
-    n = tile_end(w, to) - first;
-    for (size_t r = 0; r < a->n_rows; r++)
-        k->add(x + r * w->n_out + first, y + r * w->n_out + first, n);
+    while (worker_take(id, w->n_tiles, 1, &from, &to)) {
+        size_t first = from * PACKED_ROWS, n = tile_end(w, to) - first;
+
+        matmul(k, w, from, to, a, y);
+        for (size_t r = 0; r < a->n_rows; r++)
+            k->add(x + r * w->n_out + first, y + r * w->n_out + first, n);
+    }
+}
+
+/* Gate, up and SwiGLU of tiles from .. to. */
+static void
+gate_tiles(const struct kernels *k, const struct packed *gate, const struct packed *up,
+           const struct activations *a, float *u, const struct act_rows *out, size_t from,
+           size_t to)
+{
+    size_t first = from * PACKED_ROWS, past = tile_end(gate, to);
+
+    matmul(k, gate, from, to, a, out->x);
+    matmul(k, up, from, to, a, u);
+    for (size_t r = 0; r < a->n_rows; r++) {
+        float *g = out->x + r * out->n + first;
+
+        k->swiglu(g, g, u + r * out->n + first, past - first);
+        act_rows_quantise(k, out, r, first, past);
+    }
 }
 
 void
@@ -116,19 +143,9 @@ linear_gated(const struct kernels *k, struct worker_id id, const struct packed *
 {
     size_t from, to;
 
-    threads_share(gate->n_tiles, ACT_GROUP / PACKED_ROWS, id.tid, id.n_threads, &from,
-                  &to);
-    for (size_t t = from; t < to; t += GATED_TILES) {
-        size_t end = t + GATED_TILES < to ? t + GATED_TILES : to;
-        size_t first = t * PACKED_ROWS, past = tile_end(gate, end);
-
-        matmul(k, gate, t, end, a, out->x);
-        matmul(k, up, t, end, a, u);
-        for (size_t r = 0; r < a->n_rows; r++) {
-            float *g = out->x + r * out->n + first;
-
-            k->swiglu(g, g, u + r * out->n + first, past - first);
-            act_rows_quantise(k, out, r, first, past);
-        }
+    while (worker_take(id, gate->n_tiles, GATED_TILES, &from, &to)) {
+        for (size_t t = from; t < to; t += GATED_TILES)
+            gate_tiles(k, gate, up, a, u, out, t,
+                       t + GATED_TILES < to ? t + GATED_TILES : to);
     }
 }

@@ -2,9 +2,8 @@
  * linear.h - matrix products of a step, as the threads of a region share them.
  *
  * Every function here is called by all threads of a region with the same arguments;
- * each does its part of the outputs. Which thread does what never changes a bit
- * (doc/NUMERICS.md, 1). None of them waits: the caller puts barriers between what
- * writes and what reads.
+ * each is a stage (threads.h): it returns when all outputs are there. Which thread does
+ * what never changes a bit (doc/NUMERICS.md, 1).
  */
 #ifndef CE_ENGINE_LINEAR_H
 #define CE_ENGINE_LINEAR_H
@@ -17,8 +16,16 @@
 
 /* Who I am in the region. */
 struct worker_id {
-    int tid, n_threads;
+    struct threads *pool;
+    int tid;
 };
+
+/* threads_take for this worker. */
+static inline bool
+worker_take(struct worker_id id, size_t n, size_t grain, size_t *from, size_t *to)
+{
+    return threads_take(id.pool, id.tid, n, grain, from, to);
+}
 
 /* Rows of activations, in both forms; `quantised` says whether groups are made. */
 struct act_rows {

@@ -2,15 +2,16 @@
  * threads.h - the worker pool that runs one function on all of its threads.
  *
  * The engine's parallel parts are regions: threads_run calls fn(arg, tid, n) on the
- * caller (tid 0) and on n-1 workers, and returns when all have. Inside a region the
- * threads meet at barriers. Waiting is a short spin, then sleep, so an idle pool
- * costs nothing. Knows nothing of layers or matrices.
+ * caller (tid 0) and on n-1 workers, and returns when all have. A region is a list of
+ * stages: pieces of work that the threads take while there are any. Waiting is a short
+ * spin, then sleep, so an idle pool costs nothing. Knows nothing of layers or matrices.
  *
  * Thread: one owner calls threads_run; regions do not nest.
  */
 #ifndef CE_ENGINE_THREADS_H
 #define CE_ENGINE_THREADS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "common/error.h"
@@ -28,9 +29,18 @@ int threads_count(const struct threads *pool);
 
 void threads_run(struct threads *pool, threads_fn *fn, void *arg);
 
-/* Wait until all threads of the region are here; what they wrote before is then
- * visible to all. Called by every thread of the region the same number of times. */
-void threads_barrier(struct threads *pool);
+/* A stage of n things (below 2^32), written by all threads of a region as
+ *
+ *     while (threads_take(pool, tid, n, grain, &from, &to))
+ *         things from .. to-1
+ *
+ * Runs start at multiples of `grain` and get smaller towards the end. The loop ends
+ * when all n things are done, by whoever took them, and what was written is visible;
+ * a thread that comes late finds the stage done and passes. All threads go through the
+ * same stages with the same n and grain, and leave none before its loop ends. Between
+ * stages they may only read what no later stage of the region changes. */
+bool threads_take(struct threads *pool, int tid, size_t n, size_t grain, size_t *from,
+                  size_t *to);
 
 /* Cores that this process may use: affinity, and the CPU quota of its control group
  * rounded up. At least 1. */

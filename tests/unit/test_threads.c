@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_threads.c - regions run on every thread, barriers order what is written, an
+ * test_threads.c - regions run on every thread, stages order what is written, an
  * idle pool sleeps, and the number of cores is read rightly.
  */
 #include "engine/threads.h"
@@ -18,8 +18,8 @@
 #define MAX_N  9
 #define ROUNDS 200
 
-/* Each thread adds its neighbour's last value to its own; with a barrier on both
- * sides the outcome is that of the same steps on one thread. */
+/* Each cell adds its neighbour's last value to its own, in stages of writing aside and
+ * copying back: the outcome is that of the same steps on one thread. */
 struct ring {
     struct threads *pool;
     int n;
@@ -31,18 +31,27 @@ ring_turn(void *arg, int tid, int n_threads)
 {
     struct ring *r = arg;
 
+    (void)n_threads;
     for (int i = 0; i < ROUNDS; i++) {
-        for (int c = tid; c < r->n; c += n_threads)
-            r->next[c] = r->cells[c] * 3 + r->cells[(c + 1) % r->n];
-        threads_barrier(r->pool);
-        for (int c = tid; c < r->n; c += n_threads)
-            r->cells[c] = r->next[c];
-        threads_barrier(r->pool);
+        size_t n = (size_t)r->n, from, to;
+
+        while (threads_take(r->pool, tid, n, 1, &from, &to)) {
+            for (size_t c = from; c < to; c++)
+                r->next[c] = r->cells[c] * 3 + r->cells[(c + 1) % n];
+        }
+        while (threads_take(r->pool, tid, 0, 1, &from, &to))
+            abort();
+        while (threads_take(r->pool, tid, n, 2, &from, &to)) {
+            if (from % 2 != 0)
+                abort();
+            for (size_t c = from; c < to; c++)
+                r->cells[c] = r->next[c];
+        }
     }
 }
 
 static void
-test_barriers(void **state)
+test_stages(void **state)
 {
     unsigned long want[MAX_N] = { 0 };
 
@@ -222,7 +231,7 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_barriers),   cmocka_unit_test(test_regions),
+        cmocka_unit_test(test_stages),     cmocka_unit_test(test_regions),
         cmocka_unit_test(test_idle),       cmocka_unit_test(test_share),
         cmocka_unit_test(test_bad_counts), cmocka_unit_test(test_cgroup),
     };
