@@ -47,16 +47,17 @@ store_tile(float *y, size_t y_stride, size_t n_valid, __m256 (*acc)[2], const in
     }
 }
 
-/* Ask for codes and scales of the block `blocks` ahead. A single row is bound
- * by memory, and the hardware does not look beyond a page, which a tile hardly exceeds.
- */
+/* Ask for the block at the same place of the next tile, `next` bytes on: what comes from
+ * memory is wanted early, and the hardware does not look beyond a page, which a tile
+ * hardly exceeds. The first rows that pass over a tile do this; others have next = 0. */
 TEMPLATE void
-prefetch(const uint8_t *codes, int code_bytes, const uint8_t *scales, int scale_bytes,
-         int blocks)
+prefetch(const uint8_t *codes, int code_bytes, const uint8_t *scales, size_t next)
 {
+    if (next == 0)
+        return;
     for (int i = 0; i < code_bytes; i += 64)
-        _mm_prefetch((const char *)codes + code_bytes * blocks + i, _MM_HINT_T0);
-    _mm_prefetch((const char *)scales + scale_bytes * blocks, _MM_HINT_T0);
+        _mm_prefetch((const char *)codes + next + i, _MM_HINT_T0);
+    _mm_prefetch((const char *)scales + next, _MM_HINT_T0);
 }
 
 /* ---- nibbles ---- */
@@ -94,7 +95,8 @@ block_q4(__m256i (*sum)[2], const uint8_t *codes, const struct act_group *a,
 
 TEMPLATE void
 tile_q4_1(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
-          const uint8_t *scales, const struct act_group *a, size_t n_blocks, const int R)
+          const uint8_t *scales, const struct act_group *a, size_t n_blocks, size_t next,
+          const int R)
 {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[ROWS][2];
@@ -104,9 +106,7 @@ tile_q4_1(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
     for (size_t b = 0; b < n_blocks; b++, codes += 256, scales += 64) {
         __m256i sum[ROWS][2];
 
-        if (R == 1)
-            prefetch(codes, 256, scales, 64, 8);
-
+        prefetch(codes, 256, scales, next);
         block_q4(sum, codes, a + b, n_blocks, R);
         for (int h = 0; h < 2; h++) {
             __m256 dw = load_half8(scales + 16 * h),
@@ -127,7 +127,8 @@ tile_q4_1(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
 
 TEMPLATE void
 tile_q4_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
-          const uint8_t *scales, const struct act_group *a, size_t n_blocks, const int R)
+          const uint8_t *scales, const struct act_group *a, size_t n_blocks, size_t next,
+          const int R)
 {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[ROWS][2];
@@ -137,9 +138,7 @@ tile_q4_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
     for (size_t b = 0; b < n_blocks; b++, codes += 256, scales += 32) {
         __m256i sum[ROWS][2];
 
-        if (R == 1)
-            prefetch(codes, 256, scales, 32, 8);
-
+        prefetch(codes, 256, scales, next);
         block_q4(sum, codes, a + b, n_blocks, R);
         for (int h = 0; h < 2; h++) {
             __m256 dw = load_half8(scales + 16 * h);
@@ -185,7 +184,8 @@ block_q8(__m256i (*sum)[2], const uint8_t *codes, const struct act_group *a,
 
 TEMPLATE void
 tile_q8_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
-          const uint8_t *scales, const struct act_group *a, size_t n_blocks, const int R)
+          const uint8_t *scales, const struct act_group *a, size_t n_blocks, size_t next,
+          const int R)
 {
     __m256 acc[ROWS][2];
 
@@ -194,9 +194,7 @@ tile_q8_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
     for (size_t b = 0; b < n_blocks; b++, codes += 512, scales += 32) {
         __m256i sum[ROWS][2];
 
-        if (R == 1)
-            prefetch(codes, 512, scales, 32, 2);
-
+        prefetch(codes, 512, scales, next);
         block_q8(sum, codes, a + b, n_blocks, R);
         for (int h = 0; h < 2; h++) {
             __m256 dw = load_half8(scales + 16 * h);
@@ -267,16 +265,22 @@ tiles_plain(float *y, size_t y_stride, size_t n_valid, const uint8_t *values,
             size_t n_valid = w->n_out - t * PACKED_ROWS;                                 \
             const struct act_group *g = a->groups;                                       \
             float *out = y + t * PACKED_ROWS;                                            \
-            size_t rows = a->n_rows;                                                     \
+            size_t rows = a->n_rows, next = w->tile_bytes;                               \
                                                                                          \
-            for (; rows >= 4; rows -= 4, g += 4 * n_blocks, out += 4 * y_stride)         \
-                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, 4);      \
+            for (; rows >= 4; rows -= 4, g += 4 * n_blocks, out += 4 * y_stride) {       \
+                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, next,    \
+                            4);                                                          \
+                next = 0;                                                                \
+            }                                                                            \
             if (rows == 3)                                                               \
-                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, 3);      \
+                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, next,    \
+                            3);                                                          \
             else if (rows == 2)                                                          \
-                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, 2);      \
+                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, next,    \
+                            2);                                                          \
             else if (rows == 1)                                                          \
-                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, 1);      \
+                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, next,    \
+                            1);                                                          \
         }                                                                                \
     }
 
