@@ -164,7 +164,7 @@ stage_fuzz()
 {
     command -v clang >/dev/null || { one 'fuzzing (needs clang)' 77; return; }
     setup_log=$logs/build-fuzz.log
-    setup_build build-fuzz CC=clang --enable-fuzzing
+    setup_prepare build-fuzz CC=clang --enable-fuzzing
     one_try 'fuzz targets build' make -C build-fuzz -j "$jobs" fuzz-targets || return
     for target in build-fuzz/tests/fuzz/fuzz_*; do
         [ -f "$target" ] && [ -x "$target" ] || continue

@@ -172,7 +172,7 @@ setup_configure() # folder, option...
     )
 }
 
-setup_build() # folder beside the sources, configure option...
+setup_prepare() # folder beside the sources, configure option...
 {
     dir=$1
     shift
@@ -187,7 +187,12 @@ setup_build() # folder beside the sources, configure option...
         setup_step "Configuring in $dir" setup_configure "$dir" "$@"
         setup_configuration "$@" >"$dir/.configuration"
     fi
-    setup_step "Building in $dir" make -C "$dir" -j "$(nproc)"
+}
+
+setup_build() # the same
+{
+    setup_prepare "$@"
+    setup_step "Building in $1" make -C "$1" -j "$(nproc)"
 }
 
 # ---- model ----
