@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * cpu.c - asks cpuid for instructions, and xgetbv whether the system saves their
- * registers.
+ * cpu.c - which instructions there are. On x86-64: cpuid for instructions, and xgetbv
+ * whether the system saves their registers; on ARM: the kernel's list.
  *
  * A hypervisor may show AVX-512 while the kernel does not save its registers, so
- * both are asked; neither alone is enough.
+ * both are asked; neither alone is enough. A program cannot ask an ARM processor
+ * itself; what the kernel lists (getauxval) it also supports.
  */
 #include "engine/cpu.h"
 
@@ -18,6 +19,9 @@ struct feature {
 };
 
 #define MAX_FEATURES 12
+
+#define CPU_EVERY_X86  (CPU_AVX2 | CPU_AVX512)
+#define CPU_EVERY_NEON (CPU_NEON | CPU_NEON_DOTPROD | CPU_NEON_I8MM)
 
 #if defined(__x86_64__)
 
@@ -58,7 +62,7 @@ list_features(struct feature f[MAX_FEATURES])
     f[n++] = (struct feature){ CPU_AVX512, "avx512_vnni", (c & bit_AVX512VNNI) != 0 };
     f[n++] = (struct feature){ CPU_AVX512, "the system saving zmm registers",
                                (xcr0 & XCR0_AVX512) == XCR0_AVX512 };
-    f[n++] = (struct feature){ CPU_NEON, "an ARM processor", 0 };
+    f[n++] = (struct feature){ CPU_EVERY_NEON, "an ARM processor", 0 };
     return (int)n;
 }
 
@@ -66,16 +70,22 @@ list_features(struct feature f[MAX_FEATURES])
 
 #include <sys/auxv.h>
 
-#define HWCAP_DOT_PRODUCT (1ul << 20)
+/* Bits of the kernel's list, by its names in /proc/cpuinfo. */
+#define HWCAP_HAS_ASIMD   (1ul << 1)
+#define HWCAP_HAS_ASIMDDP (1ul << 20)
+#define HWCAP2_HAS_I8MM   (1ul << 13)
 
 static int
 list_features(struct feature f[MAX_FEATURES])
 {
+    unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
     int n = 0;
 
-    f[n++] = (struct feature){ CPU_NEON, "asimddp",
-                               (getauxval(AT_HWCAP) & HWCAP_DOT_PRODUCT) != 0 };
-    f[n++] = (struct feature){ CPU_AVX2 | CPU_AVX512, "an x86-64 processor", 0 };
+    f[n++] = (struct feature){ CPU_NEON, "asimd", (first & HWCAP_HAS_ASIMD) != 0 };
+    f[n++] =
+        (struct feature){ CPU_NEON_DOTPROD, "asimddp", (first & HWCAP_HAS_ASIMDDP) != 0 };
+    f[n++] = (struct feature){ CPU_NEON_I8MM, "i8mm", (second & HWCAP2_HAS_I8MM) != 0 };
+    f[n++] = (struct feature){ CPU_EVERY_X86, "an x86-64 processor", 0 };
     return n;
 }
 
@@ -84,25 +94,39 @@ list_features(struct feature f[MAX_FEATURES])
 static int
 list_features(struct feature f[MAX_FEATURES])
 {
-    f[0] = (struct feature){ CPU_AVX2 | CPU_AVX512, "an x86-64 processor", 0 };
-    f[1] = (struct feature){ CPU_NEON, "an ARM processor", 0 };
+    f[0] = (struct feature){ CPU_EVERY_X86, "an x86-64 processor", 0 };
+    f[1] = (struct feature){ CPU_EVERY_NEON, "an ARM processor", 0 };
     return 2;
 }
 
 #endif
 
+/* The sets that each set builds on, itself included. */
+static unsigned
+with_foundations(unsigned sets)
+{
+    if (sets & CPU_AVX512)
+        sets |= CPU_AVX2;
+    if (sets & CPU_NEON_I8MM)
+        sets |= CPU_NEON_DOTPROD;
+    if (sets & CPU_NEON_DOTPROD)
+        sets |= CPU_NEON;
+    return sets;
+}
+
 unsigned
 cpu_flags(void)
 {
     struct feature f[MAX_FEATURES];
-    unsigned flags = CPU_AVX2 | CPU_AVX512 | CPU_NEON;
+    unsigned absent = 0, flags = 0;
     int n = list_features(f);
 
     for (int i = 0; i < n; i++)
         if (!f[i].present)
-            flags &= ~f[i].set;
-    if (!(flags & CPU_AVX2))
-        flags &= ~CPU_AVX512;
+            absent |= f[i].set;
+    for (unsigned set = 1; set <= CPU_NEON_I8MM; set <<= 1)
+        if (!(with_foundations(set) & absent))
+            flags |= set;
     return flags;
 }
 
@@ -113,8 +137,7 @@ cpu_missing(unsigned wanted, char *text, size_t size)
     int n = list_features(f);
     size_t len = 0;
 
-    if (wanted & CPU_AVX512)
-        wanted |= CPU_AVX2;
+    wanted = with_foundations(wanted);
     if (size > 0)
         text[0] = '\0';
     for (int i = 0; i < n; i++) {

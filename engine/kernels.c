@@ -12,7 +12,34 @@
 #include "config.h"
 #include "engine/cpu.h"
 
-enum { SCALAR, AVX2, AVX512, NEON, N_TABLES };
+/* Worst first. */
+enum { SCALAR, AVX2, AVX512, NEON, NEON_DOTPROD, NEON_I8MM, N_TABLES };
+
+#ifdef HAVE_KERNELS_AVX2
+#define BUILT_AVX2 1
+#else
+#define BUILT_AVX2 0
+#endif
+#ifdef HAVE_KERNELS_AVX512
+#define BUILT_AVX512 1
+#else
+#define BUILT_AVX512 0
+#endif
+#ifdef HAVE_KERNELS_NEON
+#define BUILT_NEON 1
+#else
+#define BUILT_NEON 0
+#endif
+#ifdef HAVE_KERNELS_NEON_DOTPROD
+#define BUILT_NEON_DOTPROD 1
+#else
+#define BUILT_NEON_DOTPROD 0
+#endif
+#ifdef HAVE_KERNELS_NEON_I8MM
+#define BUILT_NEON_I8MM 1
+#else
+#define BUILT_NEON_I8MM 0
+#endif
 
 static const struct {
     const char *name;
@@ -20,17 +47,11 @@ static const struct {
     int built;
 } sets[N_TABLES] = {
     [SCALAR] = { "scalar", 0, 1 },
-#ifdef HAVE_KERNELS_AVX2
-    [AVX2] = { "avx2", CPU_AVX2, 1 },
-#else
-    [AVX2] = { "avx2", CPU_AVX2, 0 },
-#endif
-#ifdef HAVE_KERNELS_AVX512
-    [AVX512] = { "avx512", CPU_AVX512, 1 },
-#else
-    [AVX512] = { "avx512", CPU_AVX512, 0 },
-#endif
-    [NEON] = { "neon", CPU_NEON, 0 }, /* scalar serves ARM for now */
+    [AVX2] = { "avx2", CPU_AVX2, BUILT_AVX2 },
+    [AVX512] = { "avx512", CPU_AVX512, BUILT_AVX512 },
+    [NEON] = { "neon", CPU_NEON, BUILT_NEON },
+    [NEON_DOTPROD] = { "neon-dotprod", CPU_NEON_DOTPROD, BUILT_NEON_DOTPROD },
+    [NEON_I8MM] = { "neon-i8mm", CPU_NEON_I8MM, BUILT_NEON_I8MM },
 };
 
 static struct kernels tables[N_TABLES];
@@ -47,6 +68,16 @@ build_tables(void)
 #endif
 #ifdef HAVE_KERNELS_AVX512
     kernels_avx512_install(&tables[AVX512]);
+#endif
+#ifdef HAVE_KERNELS_NEON
+    for (int i = NEON; i <= NEON_I8MM; i++)
+        kernels_neon_install(&tables[i]);
+#endif
+#ifdef HAVE_KERNELS_NEON_DOTPROD
+    kernels_neon_dotprod_install(&tables[NEON_DOTPROD]);
+#endif
+#ifdef HAVE_KERNELS_NEON_I8MM
+    kernels_neon_i8mm_install(&tables[NEON_I8MM]);
 #endif
 }
 
@@ -83,8 +114,11 @@ choose_by_name(const struct kernels **out, const char *cpu, struct err *err)
                            missing);
         return err_set(err, CE_EUNSUPPORTED, "cpu %s: not in this build", cpu);
     }
-    return err_set(err, CE_EINVAL,
-                   "cpu \"%s\" is none of auto, scalar, avx2, avx512, neon", cpu);
+    return err_set(
+        err, CE_EINVAL,
+        "cpu \"%s\" is none of auto, scalar, avx2, avx512, neon, neon-dotprod, "
+        "neon-i8mm",
+        cpu);
 }
 
 int

@@ -87,7 +87,7 @@ struct logit_chunk {
 /* ---- the table ---- */
 
 struct kernels {
-    const char *name; /* "scalar", "avx2", "avx512", "neon" */
+    const char *name; /* "scalar", "avx2", "neon-dotprod"; kernels.c has them all */
 
     /* Section 2. out: [n / 32] groups; n is a multiple of 32. */
     void (*quantise)(struct act_group *out, const float *x, size_t n);
@@ -140,5 +140,8 @@ const struct kernels *kernels_at(int i);
 void kernels_scalar_install(struct kernels *k);
 void kernels_avx2_install(struct kernels *k);
 void kernels_avx512_install(struct kernels *k);
+void kernels_neon_install(struct kernels *k);
+void kernels_neon_dotprod_install(struct kernels *k);
+void kernels_neon_i8mm_install(struct kernels *k);
 
 #endif
