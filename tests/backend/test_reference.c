@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <jansson.h>
 
 #include "engine/model.h"
 #include "tests/backend/reference_data.h"
