@@ -6,6 +6,7 @@
 #   check      the suite, with the real model where it can be had
 #   asan       the suite without the real model, under the address and
 #              undefined-behaviour sanitizers (build-asan/)
+#   arm64      the engine for ARM under qemu, its bits compared with this machine's
 #   fuzz       each fuzz target for FUZZ_SECONDS (20) with clang (build-fuzz/)
 #   style      formatting, lint, manual pages
 #   dist       make distcheck: the tarball builds, passes, installs, cleans up
@@ -16,7 +17,7 @@ set -u
 cd "$(dirname "$0")" || exit 1
 . build-aux/setup.sh
 
-all_stages='check asan fuzz style dist coverage'
+all_stages='check asan arm64 fuzz style dist coverage'
 for s in "$@"; do
     case " $all_stages " in
     *" $s "*) ;;
@@ -158,6 +159,23 @@ stage_asan()
     hide_model
     suite build-asan no 15
     show_model
+}
+
+# Each program of the stage is a case; without the cross compiler it is one skipped.
+stage_arm64()
+{
+    setup_log=$logs/arm64.log
+    make -C build tests/backend/digest >"$setup_log" 2>&1
+    setup_try 'The engine on an emulated ARM processor' sh build-aux/check-arm64.sh . build
+    status=$?
+    [ $status -ne 77 ] || { one 'arm64 (needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user)' 77; return; }
+    grep -E '^(PASS|FAIL): ' "$setup_log"
+    passed=$((passed + $(grep -c '^PASS: ' "$setup_log")))
+    failed_here=$(grep -c '^FAIL: ' "$setup_log")
+    failed=$((failed + failed_here))
+    [ $status -eq 0 ] && return
+    [ "$failed_here" -gt 0 ] || one 'arm64 builds and ends well' 1
+    tail -n 60 "$setup_log" | sed 's/^/    /'
 }
 
 stage_fuzz()

