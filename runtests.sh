@@ -209,20 +209,10 @@ stage_style()
     done
 }
 
-# Nothing that is in the repository is forgotten in a tarball.
-tarball_is_whole()
-{
-    git ls-files >"$logs/in-git" || return 77
-    tar -tf build/cecollm-*.tar.xz | sed 's,^[^/]*/,,' | sort >"$logs/in-tarball"
-    ! grep -v '^\.git' "$logs/in-git" | sort | comm -23 - "$logs/in-tarball" | grep .
-}
-
 stage_dist()
 {
-    rm -f build/cecollm-*.tar.xz
     hide_model
     one_try 'distcheck' timeout --foreground 1200 make -C build -j "$jobs" distcheck
-    one_try 'the tarball is whole' tarball_is_whole
     show_model
 }
 

@@ -39,7 +39,7 @@ setup_die()
 # Called by the exit trap of whoever sources this file.
 setup_cleanup()
 {
-    [ -z "$setup_tick" ] || kill "$setup_tick" 2>/dev/null
+    [ -z "$setup_tick" ] || kill -KILL "$setup_tick" 2>/dev/null
     [ -z "$setup_temp" ] || rm -rf "$setup_temp"
     setup_temp=
     setup_tick=
@@ -81,7 +81,8 @@ setup_try() # title, command...
     setup_tick=$!
     "$@" >"$setup_log" 2>&1 </dev/null
     setup_status=$?
-    kill "$setup_tick" 2>/dev/null
+    # Not TERM: a ticker just forked still has our trap for it, and would miss it.
+    kill -KILL "$setup_tick" 2>/dev/null
     wait "$setup_tick" 2>/dev/null
     setup_tick=
     setup_took=$(($(date +%s) - setup_began))

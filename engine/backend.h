@@ -25,7 +25,7 @@
 #include "common/error.h"
 
 #define BACKEND_MAX_TOP 128 /* most logits a row result carries (design 4) */
-#define BACKEND_PAGE 64     /* positions per KV page, as the attention tile */
+#define BACKEND_PAGE    64  /* positions per KV page, as the attention tile */
 
 /* Heads. HEAD_EXIT(i) is the i-th exit that is loaded (backend_info.exit_layers[i]),
  * i from 0, shallowest first. */
@@ -49,14 +49,14 @@ struct head_result {
 
 /* One sequence's share of a step. All pointers are borrowed for the call. */
 struct batch_item {
-    int seq;       /* from backend_seq_open */
-    int32_t pos;   /* position of the first row; must equal what every block of
-                      the range has for this sequence (else CE_EGAP) */
-    int n_rows;    /* >= 1 */
+    int seq;               /* from backend_seq_open */
+    int32_t pos;           /* position of the first row; must equal what every block of
+                              the range has for this sequence (else CE_EGAP) */
+    int n_rows;            /* >= 1 */
     const int32_t *tokens; /* [n_rows] ids when the step starts at block 0, else NULL */
-    const float *hidden;   /* [n_rows, d_model] residual stream, float, when it does not */
-    float *hidden_out;     /* [n_rows, d_model] after the last block of the step, or NULL */
-    int head_rows;         /* the last head_rows rows go through the step's head */
+    const float *hidden; /* [n_rows, d_model] residual stream, float, when it does not */
+    float *hidden_out;   /* [n_rows, d_model] after the last block of the step, or NULL */
+    int head_rows;       /* the last head_rows rows go through the step's head */
     struct head_result *results; /* [head_rows], or NULL when head_rows is 0 */
     float *logits;               /* [head_rows, n_vocab] whole rows, or NULL */
 };
@@ -73,19 +73,19 @@ struct batch {
 
 /* What a caller may want to know of the loaded model; constant. */
 struct backend_info {
-    const char *name;        /* "cpu/avx2" */
-    const char *numerics_id; /* "cecollm-1/cpu/kv-f16" */
+    const char *name;         /* "cpu/avx2" */
+    const char *numerics_id;  /* "cecollm-1/cpu/kv-f16" */
     int layer_from, layer_to; /* blocks loaded */
     int n_layers;             /* blocks of the whole model */
     int d_model;
     int n_vocab;
-    int n_ctx;      /* most positions a sequence can have */
-    int n_exits;    /* exit heads loaded; 0 when none */
-    const int *exit_layers;  /* [n_exits] ascending */
+    int n_ctx;              /* most positions a sequence can have */
+    int n_exits;            /* exit heads loaded; 0 when none */
+    const int *exit_layers; /* [n_exits] ascending */
     bool has_final_head;
-    size_t weight_bytes;     /* resident, packed */
-    size_t kv_page_bytes;    /* of one page: 64 positions of one block, K and V */
-    size_t kv_budget_bytes;  /* most bytes of pages; 0 = no limit */
+    size_t weight_bytes;    /* resident, packed */
+    size_t kv_page_bytes;   /* of one page: 64 positions of one block, K and V */
+    size_t kv_budget_bytes; /* most bytes of pages; 0 = no limit */
 };
 
 struct backend;

@@ -22,23 +22,23 @@
 #define MODEL_MAX_EXITS 16
 
 struct model_config {
-    char arch[32]; /* "llama" */
+    char arch[32];  /* "llama" */
     char name[128]; /* printable; may be empty */
-    int n_layers;  /* L of the whole model, also in a split file */
+    int n_layers;   /* L of the whole model, also in a split file */
     int d_model;
     int n_heads;
     int n_kv_heads;
     int head_dim;
     int d_ff;
     int n_vocab;
-    int n_ctx;     /* the model's own context length */
-    int n_rot;     /* dimensions of a head that rope turns */
+    int n_ctx; /* the model's own context length */
+    int n_rot; /* dimensions of a head that rope turns */
     float rope_base;
     float norm_eps;
     bool tied_output; /* the output matrix is the embedding matrix */
 };
 
-struct model_block { /* of blk.N; every pointer is into the file */
+struct model_block {                       /* of blk.N; every pointer is into the file */
     const struct gguf_tensor *attn_norm;   /* [d_model] F32 */
     const struct gguf_tensor *q;           /* [n_heads * head_dim, d_model] */
     const struct gguf_tensor *k, *v;       /* [n_kv_heads * head_dim, d_model] */
@@ -56,21 +56,21 @@ enum model_exit_kind {
 struct model_exit {
     int layer; /* state after this many blocks */
     enum model_exit_kind kind;
-    float theta; /* suggested threshold; 0 when the file suggests none */
-    int adapter_width;                         /* rows of gate and up */
-    const struct gguf_tensor *map, *map_bias;  /* [d_model, d_model], [d_model] F32 */
+    float theta;       /* suggested threshold; 0 when the file suggests none */
+    int adapter_width; /* rows of gate and up */
+    const struct gguf_tensor *map, *map_bias;   /* [d_model, d_model], [d_model] F32 */
     const struct gguf_tensor *gate, *up, *down; /* [w, d_model] twice, [d_model, w] */
 };
 
 struct model {
     struct model_config config;
     struct gguf *file;
-    struct gguf *exits_file; /* NULL when there is none */
-    int layer_from, layer_to; /* blocks present in the file */
-    struct model_block *blocks; /* [n_layers]; members NULL outside the range */
-    const struct gguf_tensor *token_embd;  /* [n_vocab, d_model]; NULL in a cloud file */
+    struct gguf *exits_file;              /* NULL when there is none */
+    int layer_from, layer_to;             /* blocks present in the file */
+    struct model_block *blocks;           /* [n_layers]; members NULL outside the range */
+    const struct gguf_tensor *token_embd; /* [n_vocab, d_model]; NULL in a cloud file */
     const struct gguf_tensor *output_norm; /* [d_model]; NULL if absent */
-    const struct gguf_tensor *output;      /* [n_vocab, d_model]; = token_embd when tied */
+    const struct gguf_tensor *output; /* [n_vocab, d_model]; = token_embd when tied */
     int n_exits;
     struct model_exit exits[MODEL_MAX_EXITS]; /* ascending by layer */
     uint8_t fingerprint[32]; /* SHA-256 of the whole model's file; a split file

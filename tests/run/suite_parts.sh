@@ -53,4 +53,9 @@ is 'with one line' 1 "$(grep -c 'cannot read' "$tmp/err")"
 is 'a quick step says nothing' '' "$(setup_step 'A quick step' true 2>&1)"
 is 'a failed step says why' 1 "$( (setup_step 'A bad step' sh -c 'echo because; exit 3') 2>&1 | grep -c '^    because')"
 is 'and ends' 1 "$( (setup_step 'A bad step' false) >"$tmp/out" 2>&1; echo $?)"
+is 'quick steps do not wait for their progress line' 200 "$(
+    trap 'exit 143' TERM
+    i=0
+    while [ $i -lt 200 ]; do setup_try quick true && i=$((i + 1)); done
+    echo $i)"
 exit $failed
