@@ -1,33 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  * kernels_avx2_attention.c - attention over pages of half floats.
  *
- * Up to six queries (rows x heads of the group) pass over the cache together, so
- * that a tile of K or V is widened to float once for all of them. Per tile of 64
- * positions: scores (a lane is a position), softmax, values (a lane is a dimension).
+ * The three steps of a tile; kernels_attention.h has the way through the tiles.
  * R, the queries, and V, the vectors a query keeps in registers, are constants.
- *
- * Positions that a query does not see may hold anything: their scores are computed
- * and thrown away, their values are never read for it.
  */
 #include "engine/kernels_avx2.h"
 
-#define QUERIES 6 /* at a time; R * V accumulators must fit 16 registers */
-
-struct query {
-    float q[KV_MAX_HEAD_DIM]; /* scaled */
-    float o[KV_MAX_HEAD_DIM];
-    float p[KV_PAGE]; /* scores, then their exponentials */
-    float m, l;
-    int32_t position;
-    float *out;
-};
+#define ATTENTION_QUERIES 6 /* at a time; R * V accumulators must fit 16 registers */
+#include "engine/kernels_attention.h"
 
 /* Scores of positions j .. j + 8V - 1 for R queries. */
 TEMPLATE void
 score_block(struct query *queries, const uint16_t *keys, int j, int head_dim, const int R,
             const int V)
 {
-    __m256 s[QUERIES][8];
+    __m256 s[ATTENTION_QUERIES][8];
 
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++)
@@ -54,7 +41,7 @@ TEMPLATE void
 value_block(struct query *queries, const uint16_t *values, int from, int to, int i,
             int head_dim, const int R, const int V)
 {
-    __m256 o[QUERIES][8];
+    __m256 o[ATTENTION_QUERIES][8];
 
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++)
@@ -145,7 +132,6 @@ values_sum(struct query *queries, const uint16_t *values, int from, int to, int 
     }
 }
 
-/* Turn the first n scores into exponentials; bring m, l and o up to the new maximum. */
 static void
 soften(struct query *q, int n, bool first, int head_dim)
 {
@@ -182,85 +168,6 @@ soften(struct query *q, int n, bool first, int head_dim)
                              s[v + 6]);
     q->l += tree16(s[0], s[1]);
     q->m = largest;
-}
-
-/* Positions of the tile that starts at `from` which a query sees. */
-static int
-visible(const struct query *q, int32_t from)
-{
-    int32_t n = q->position - from + 1;
-
-    return n < KV_PAGE ? (int)n : KV_PAGE;
-}
-
-/* `count` queries, by position ascending, the first of which sees the tile. */
-static void
-attend_tile(struct query *queries, int count, const uint16_t *keys, int32_t from,
-            int head_dim)
-{
-    const uint16_t *values = keys + (size_t)head_dim * KV_PAGE;
-    int fewest = visible(&queries[0], from), most = visible(&queries[count - 1], from);
-
-    scores(queries, keys, most, head_dim, count);
-    for (int i = 0; i < count; i++)
-        soften(&queries[i], visible(&queries[i], from), from == 0, head_dim);
-    values_sum(queries, values, 0, fewest, head_dim, count);
-    for (int i = 0; i < count; i++) {
-        int n = visible(&queries[i], from);
-
-        if (n > fewest)
-            values_sum(&queries[i], values, fewest, n, head_dim, 1);
-    }
-}
-
-static void
-attend(struct query *queries, int count, const struct attention_job *job)
-{
-    int32_t last = queries[count - 1].position;
-
-    for (int32_t from = 0; from <= last; from += KV_PAGE) {
-        int skip = 0;
-
-        while (queries[skip].position < from)
-            skip++;
-        attend_tile(queries + skip, count - skip, job->pages[from / KV_PAGE] + job->part,
-                    from, job->head_dim);
-    }
-    for (int r = 0; r < count; r++) {
-        __m256 inverse = _mm256_set1_ps(1.0f / queries[r].l);
-
-        for (int i = 0; i < job->head_dim; i += 8)
-            _mm256_storeu_ps(queries[r].out + i,
-                             _mm256_mul_ps(_mm256_loadu_ps(queries[r].o + i), inverse));
-    }
-}
-
-static void
-attention(const struct attention_job *job)
-{
-    struct query queries[QUERIES];
-    float scale = 1.0f / sqrtf((float)job->head_dim);
-    int count = 0, h = job->head_dim;
-
-    for (int r = 0; r < job->n_rows; r++) {
-        for (int g = 0; g < job->n_group; g++) {
-            struct query *query = &queries[count++];
-            const float *q = job->q + (size_t)r * job->q_stride + g * h;
-
-            query->l = query->m = 0.0f;
-            query->position = job->pos + r;
-            query->out = job->out + (size_t)r * job->out_stride + g * h;
-            for (int i = 0; i < h; i += 8) {
-                _mm256_storeu_ps(query->q + i, _mm256_mul_ps(_mm256_loadu_ps(q + i),
-                                                             _mm256_set1_ps(scale)));
-                _mm256_storeu_ps(query->o + i, _mm256_setzero_ps());
-            }
-            if (count == QUERIES || (r == job->n_rows - 1 && g == job->n_group - 1)) {
-                attend(queries, count, job);
-                count = 0;
-            }
-        }
-    }
 }
 
 static void
