@@ -10,15 +10,17 @@
 
 #include "tools/limit.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "common/clock.h"
-#include "common/memory.h"
 #include "engine/cpu.h"
 #include "engine/threads.h"
 
 #define TRIES        60
 #define GRAIN        ((size_t)4096)
+#define HUGE_PAGE    ((size_t)2 << 20)
 #define LEAST_BYTES  ((size_t)1 << 20)
 #define TRY_SECONDS  0.004 /* of multiplying: within a slice of the scheduler */
 #define FIRST_ROUNDS ((size_t)1 << 14)
@@ -98,13 +100,14 @@ limit_measure(struct limit *out, const char *kernels, size_t bytes, int n_thread
     int rc;
 
     j.size = (bytes < LEAST_BYTES ? LEAST_BYTES : bytes) / GRAIN * GRAIN;
-    j.buffer = mem_aligned_alloc(j.size, 1);
+    j.buffer = aligned_alloc(HUGE_PAGE, (j.size + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
     if (!j.buffer)
         return err_set(err, CE_ENOMEM, "no memory for a buffer of %zu bytes", j.size);
     if ((rc = threads_new(&pool, n_threads, err))) {
-        mem_free(j.buffer);
+        free(j.buffer);
         return rc;
     }
+    (void)madvise(j.buffer, j.size, MADV_HUGEPAGE); /* as the weights lie; a wish */
     threads_run(pool, touch, &j);
     for (int i = 0; i < TRIES; i++) {
         t = timed(pool, read_share, &j);
@@ -121,6 +124,6 @@ limit_measure(struct limit *out, const char *kernels, size_t bytes, int n_thread
     out->macs_per_second = (double)j.rounds * (double)j.ops->macs_per_round *
                            threads_count(pool) / multiplied;
     threads_free(pool);
-    mem_free(j.buffer);
+    free(j.buffer);
     return 0;
 }

@@ -30,6 +30,10 @@ int limit_measure(struct limit *out, const char *kernels, size_t bytes, int n_th
 
 /* ---- one instruction set's loops; limit.c chooses ---- */
 
+/* Bytes that the vector loops ask for ahead of what they read: the hardware alone stops
+ * at each page. The best of 1 to 16 KiB on Zen 3. */
+#define LIMIT_AHEAD 1024
+
 struct limit_ops {
     const char *instruction;
     /* Read n bytes at p (aligned to 64, n a multiple of 512) and fold them. */

@@ -19,9 +19,12 @@ read_all(const void *p, size_t n)
     __m256i sum[4] = { _mm256_setzero_si256(), _mm256_setzero_si256(),
                        _mm256_setzero_si256(), _mm256_setzero_si256() };
 
-    for (size_t i = 0; i < n / 32; i += 4)
+    for (size_t i = 0; i < n / 32; i += 4) {
+        _mm_prefetch((const char *)(v + i) + LIMIT_AHEAD, _MM_HINT_T0);
+        _mm_prefetch((const char *)(v + i) + LIMIT_AHEAD + 64, _MM_HINT_T0);
         for (size_t k = 0; k < 4; k++)
             sum[k] = _mm256_xor_si256(sum[k], _mm256_load_si256(v + i + k));
+    }
     sum[0] = _mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]),
                               _mm256_xor_si256(sum[2], sum[3]));
     return (uint64_t)_mm256_extract_epi64(sum[0], 0);

@@ -18,9 +18,12 @@ read_all(const void *p, size_t n)
     __m512i sum[4] = { _mm512_setzero_si512(), _mm512_setzero_si512(),
                        _mm512_setzero_si512(), _mm512_setzero_si512() };
 
-    for (size_t i = 0; i < n / 64; i += 4)
-        for (size_t k = 0; k < 4; k++)
+    for (size_t i = 0; i < n / 64; i += 4) {
+        for (size_t k = 0; k < 4; k++) {
+            _mm_prefetch((const char *)(v + i + k) + LIMIT_AHEAD, _MM_HINT_T0);
             sum[k] = _mm512_xor_si512(sum[k], _mm512_load_si512(v + i + k));
+        }
+    }
     sum[0] = _mm512_xor_si512(_mm512_xor_si512(sum[0], sum[1]),
                               _mm512_xor_si512(sum[2], sum[3]));
     return (uint64_t)_mm512_reduce_add_epi64(sum[0]);
