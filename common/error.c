@@ -6,6 +6,7 @@
  * too long ends in "..." on a whole character. Whoever prints it need not care.
  */
 #include "common/error.h"
+#undef err_set
 
 #include <stdarg.h>
 #include <stdio.h>

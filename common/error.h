@@ -44,6 +44,10 @@ struct err {
 int err_set(struct err *err, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
+#ifdef __clang_analyzer__ /* it cannot see that the result is `code` */
+#define err_set(err, code, ...) (err_set((err), (code), __VA_ARGS__), (code))
+#endif
+
 /* Put "prefix: " before the text already there. Returns err's code. */
 int err_prefix(struct err *err, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));

@@ -170,7 +170,7 @@ read_row(const struct heads *h, const struct head_job *job, const struct head_ro
          const float *logits, const struct logit_chunk *chunks)
 {
     struct logit_summary s;
-    struct logit_entry top[BACKEND_MAX_TOP];
+    struct logit_entry top[BACKEND_MAX_TOP] = { 0 };
     struct head_result *r = row->result;
 
     memset(r, 0, sizeof(*r));
@@ -197,9 +197,10 @@ read_row(const struct heads *h, const struct head_job *job, const struct head_ro
 void
 heads_run(struct heads *h, struct worker_id id, const struct head_job *job)
 {
+    bool final = job->head == HEAD_FINAL;
     const struct exit_weights *e =
-        job->head == HEAD_FINAL ? NULL : &h->c.weights->exits[job->head - HEAD_EXIT(0)];
-    bool adapted = e && e->kind == MODEL_EXIT_MLP;
+        &h->c.weights->exits[final ? 0 : job->head - HEAD_EXIT(0)];
+    bool adapted = !final && e->kind == MODEL_EXIT_MLP;
 
     for (int done = 0; done < job->n_rows; done += HEAD_ROWS) {
         const struct head_row *rows = job->rows + done;

@@ -136,7 +136,7 @@ load_row(const struct layers *l, const struct batch_item *item, const struct spa
 {
     const struct gguf_tensor *embd = l->c.model->token_embd;
     size_t d = l->d_model, half = (size_t)l->n_half;
-    size_t row = (size_t)(s->row + j), in = (size_t)(s->item_row + j);
+    size_t row = (size_t)s->row + (size_t)j, in = (size_t)s->item_row + (size_t)j;
 
     if (item->tokens) {
         size_t at = (size_t)item->tokens[in] * quant_row_bytes(embd->type, d);
@@ -265,7 +265,7 @@ attend_piece(const struct layers *l, const struct span *s, int first, int n, int
 {
     const struct model_config *mc = &l->c.model->config;
     size_t width = (size_t)(mc->n_heads / mc->n_kv_heads) * (size_t)mc->head_dim;
-    size_t row = (size_t)(s->row + first), column = (size_t)h * width;
+    size_t row = (size_t)s->row + (size_t)first, column = (size_t)h * width;
     struct attention_job job = {
         .q = l->q + row * l->q_dim + column,
         .q_stride = l->q_dim,

@@ -378,7 +378,7 @@ find_blocks(struct model *m, struct err *err)
                               &t, err);
             if (rc != 0)
                 return rc;
-            memcpy((char *)&m->blocks[i] + bt->member, &t, sizeof(t));
+            memcpy((char *)&m->blocks[i] + bt->member, &t, sizeof(void *));
         }
     }
     return 0;
