@@ -99,7 +99,7 @@ mem_strndup(const char *s, size_t len)
 {
     char *copy = len < SIZE_MAX ? mem_array_alloc(len + 1, 1) : NULL;
 
-    if (copy != NULL)
+    if (copy != NULL && len > 0) /* s may be NULL when there is nothing to copy */
         memcpy(copy, s, len);
     return copy;
 }

@@ -25,6 +25,7 @@ void *mem_aligned_alloc(size_t n, size_t size) __attribute__((malloc));
  * failure the old array stays valid. Not for aligned memory. */
 void *mem_array_resize(void *ptr, size_t n, size_t size);
 
+/* Copies that end with a NUL. s may be NULL when len is 0. */
 char *mem_strdup(const char *s) __attribute__((malloc));
 char *mem_strndup(const char *s, size_t len) __attribute__((malloc));
 

@@ -55,6 +55,9 @@ test_count(void **state)
     s = mem_strndup("abcdef", 3);
     assert_string_equal(s, "abc");
     mem_free(s);
+    s = mem_strndup(NULL, 0); /* an empty text has no bytes to point at */
+    assert_string_equal(s, "");
+    mem_free(s);
     s = mem_strdup("");
     assert_string_equal(s, "");
     mem_free(s);
