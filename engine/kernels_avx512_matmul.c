@@ -244,47 +244,8 @@ DEFINE_MATMUL(q4_0)
 DEFINE_MATMUL(q4_1)
 DEFINE_MATMUL(q8_0)
 
-TEMPLATE void
-matmul_plain(float *y, size_t y_stride, const struct packed *w, size_t tile_from,
-             size_t tile_to, const struct activations *a, const int half)
-{
-    size_t step = a->n_rows < 8 ? 8 : 1;
-
-    for (size_t t = tile_from; t < tile_to; t += step) {
-        const uint8_t *tile = packed_tile(w, t);
-        size_t n_valid = w->n_out - t * PACKED_ROWS, rows = a->n_rows;
-        const float *x = a->x;
-        float *out = y + t * PACKED_ROWS;
-
-        if (step > tile_to - t)
-            step = 1;
-        for (; rows >= 8; rows -= 8, x += 8 * w->n_in, out += 8 * y_stride)
-            tiles_plain(out, y_stride, n_valid, tile, w->tile_bytes, x, w->n_in, half, 1,
-                        8);
-        for (; rows > 0; rows--, x += w->n_in, out += y_stride) {
-            if (step == 8)
-                tiles_plain(out, y_stride, n_valid, tile, w->tile_bytes, x, w->n_in, half,
-                            8, 1);
-            else
-                tiles_plain(out, y_stride, n_valid, tile, w->tile_bytes, x, w->n_in, half,
-                            1, 1);
-        }
-    }
-}
-
-static void
-matmul_f16(float *y, size_t y_stride, const struct packed *w, size_t tile_from,
-           size_t tile_to, const struct activations *a)
-{
-    matmul_plain(y, y_stride, w, tile_from, tile_to, a, 1);
-}
-
-static void
-matmul_f32(float *y, size_t y_stride, const struct packed *w, size_t tile_from,
-           size_t tile_to, const struct activations *a)
-{
-    matmul_plain(y, y_stride, w, tile_from, tile_to, a, 0);
-}
+#define PLAIN_ROWS 8
+#include "engine/kernels_plain.h"
 
 void
 kernels_avx512_install_matmul(struct kernels *k)
