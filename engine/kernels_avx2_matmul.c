@@ -47,17 +47,18 @@ store_tile(float *y, size_t y_stride, size_t n_valid, __m256 (*acc)[2], const in
     }
 }
 
-/* Ask for the block at the same place of the next tile, `next` bytes on: what comes from
- * memory is wanted early, and the hardware does not look beyond a page, which a tile
- * hardly exceeds. The first rows that pass over a tile do this; others have next = 0. */
+#define PREFETCH_AHEAD 4096 /* bytes */
+
+/* Ask for memory that the stream of blocks comes to later, `ahead` bytes on: the
+ * hardware does not look beyond a page. The first rows that pass over a tile do this;
+ * others have ahead = 0. */
 TEMPLATE void
-prefetch(const uint8_t *codes, int code_bytes, const uint8_t *scales, size_t next)
+prefetch(const uint8_t *block, int block_bytes, size_t ahead)
 {
-    if (next == 0)
+    if (ahead == 0)
         return;
-    for (int i = 0; i < code_bytes; i += 64)
-        _mm_prefetch((const char *)codes + next + i, _MM_HINT_T0);
-    _mm_prefetch((const char *)scales + next, _MM_HINT_T0);
+    for (int i = 0; i < block_bytes; i += 64)
+        _mm_prefetch((const char *)block + ahead + i, _MM_HINT_T0);
 }
 
 /* ---- nibbles ---- */
@@ -94,23 +95,22 @@ block_q4(__m256i (*sum)[2], const uint8_t *codes, const struct act_group *a,
 }
 
 TEMPLATE void
-tile_q4_1(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
-          const uint8_t *scales, const struct act_group *a, size_t n_blocks, size_t next,
-          const int R)
+tile_q4_1(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
+          const struct act_group *a, size_t n_blocks, size_t ahead, const int R)
 {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[ROWS][2];
 
     for (int r = 0; r < R; r++)
         acc[r][0] = acc[r][1] = _mm256_setzero_ps();
-    for (size_t b = 0; b < n_blocks; b++, codes += 256, scales += 64) {
+    for (size_t b = 0; b < n_blocks; b++, block += PACKED_Q4_1_BLOCK) {
         __m256i sum[ROWS][2];
 
-        prefetch(codes, 256, scales, next);
-        block_q4(sum, codes, a + b, n_blocks, R);
+        prefetch(block, PACKED_Q4_1_BLOCK, ahead);
+        block_q4(sum, block, a + b, n_blocks, R);
         for (int h = 0; h < 2; h++) {
-            __m256 dw = load_half8(scales + 16 * h),
-                   mw = load_half8(scales + 32 + 16 * h);
+            __m256 dw = load_half8(block + PACKED_Q4_CODES + 16 * h),
+                   mw = load_half8(block + PACKED_Q4_CODES + 32 + 16 * h);
 
             for (int r = 0; r < R; r++) {
                 const struct act_group *g = &a[(size_t)r * n_blocks + b];
@@ -126,22 +126,21 @@ tile_q4_1(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
 }
 
 TEMPLATE void
-tile_q4_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
-          const uint8_t *scales, const struct act_group *a, size_t n_blocks, size_t next,
-          const int R)
+tile_q4_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
+          const struct act_group *a, size_t n_blocks, size_t ahead, const int R)
 {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[ROWS][2];
 
     for (int r = 0; r < R; r++)
         acc[r][0] = acc[r][1] = _mm256_setzero_ps();
-    for (size_t b = 0; b < n_blocks; b++, codes += 256, scales += 32) {
+    for (size_t b = 0; b < n_blocks; b++, block += PACKED_Q4_0_BLOCK) {
         __m256i sum[ROWS][2];
 
-        prefetch(codes, 256, scales, next);
-        block_q4(sum, codes, a + b, n_blocks, R);
+        prefetch(block, PACKED_Q4_0_BLOCK, ahead);
+        block_q4(sum, block, a + b, n_blocks, R);
         for (int h = 0; h < 2; h++) {
-            __m256 dw = load_half8(scales + 16 * h);
+            __m256 dw = load_half8(block + PACKED_Q4_CODES + 16 * h);
             __m256 shift = _mm256_mul_ps(dw, _mm256_set1_ps(-ACT_MAGIC_F)); /* exact */
 
             for (int r = 0; r < R; r++) {
@@ -183,21 +182,20 @@ block_q8(__m256i (*sum)[2], const uint8_t *codes, const struct act_group *a,
 }
 
 TEMPLATE void
-tile_q8_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
-          const uint8_t *scales, const struct act_group *a, size_t n_blocks, size_t next,
-          const int R)
+tile_q8_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
+          const struct act_group *a, size_t n_blocks, size_t ahead, const int R)
 {
     __m256 acc[ROWS][2];
 
     for (int r = 0; r < R; r++)
         acc[r][0] = acc[r][1] = _mm256_setzero_ps();
-    for (size_t b = 0; b < n_blocks; b++, codes += 512, scales += 32) {
+    for (size_t b = 0; b < n_blocks; b++, block += PACKED_Q8_0_BLOCK) {
         __m256i sum[ROWS][2];
 
-        prefetch(codes, 512, scales, next);
-        block_q8(sum, codes, a + b, n_blocks, R);
+        prefetch(block, PACKED_Q8_0_BLOCK, ahead);
+        block_q8(sum, block, a + b, n_blocks, R);
         for (int h = 0; h < 2; h++) {
-            __m256 dw = load_half8(scales + 16 * h);
+            __m256 dw = load_half8(block + PACKED_Q8_CODES + 16 * h);
 
             for (int r = 0; r < R; r++) {
                 __m256 t = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[r][h]), dw);
@@ -261,26 +259,22 @@ tiles_plain(float *y, size_t y_stride, size_t n_valid, const uint8_t *values,
         size_t n_blocks = w->n_in / PACKED_BLOCK;                                        \
                                                                                          \
         for (size_t t = tile_from; t < tile_to; t++) {                                   \
-            const uint8_t *codes = packed_tile(w, t), *scales = codes + w->scale_offset; \
+            const uint8_t *tile = packed_tile(w, t);                                     \
             size_t n_valid = w->n_out - t * PACKED_ROWS;                                 \
             const struct act_group *g = a->groups;                                       \
             float *out = y + t * PACKED_ROWS;                                            \
-            size_t rows = a->n_rows, next = w->tile_bytes;                               \
+            size_t rows = a->n_rows, ahead = PREFETCH_AHEAD;                             \
                                                                                          \
             for (; rows >= 4; rows -= 4, g += 4 * n_blocks, out += 4 * y_stride) {       \
-                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, next,    \
-                            4);                                                          \
-                next = 0;                                                                \
+                tile_##name(out, y_stride, n_valid, tile, g, n_blocks, ahead, 4);        \
+                ahead = 0;                                                               \
             }                                                                            \
             if (rows == 3)                                                               \
-                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, next,    \
-                            3);                                                          \
+                tile_##name(out, y_stride, n_valid, tile, g, n_blocks, ahead, 3);        \
             else if (rows == 2)                                                          \
-                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, next,    \
-                            2);                                                          \
+                tile_##name(out, y_stride, n_valid, tile, g, n_blocks, ahead, 2);        \
             else if (rows == 1)                                                          \
-                tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks, next,    \
-                            1);                                                          \
+                tile_##name(out, y_stride, n_valid, tile, g, n_blocks, ahead, 1);        \
         }                                                                                \
     }
 

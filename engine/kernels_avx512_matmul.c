@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * kernels_avx512_matmul.c - matrix products with vpdpbusd.
  *
- * One template per format works on a tile of 16 outputs, the lanes of one register,
- * and R rows of activations; R is a constant, up to 12, so that integer and float
- * sums of all rows stay in registers and hide the latency of vpdpbusd. Four
- * activations at a time are broadcast from memory. A tile is a few KiB and stays in
- * the first-level cache while all rows pass over it.
+ * One template works on a tile of 16 outputs, the lanes of one register, and R rows of
+ * activations; format and R are constants, so that integer and float sums of all rows
+ * stay in registers and hide the latency of vpdpbusd. Four activations at a time are
+ * broadcast from memory. A tile is a few KiB and stays in the first-level cache while
+ * all rows pass over it.
+ *
+ * Eight rows at most: with twelve there are more pointers to rows than registers, and
+ * reloading them cost a tenth (Zen 4). Two tiles side by side with six rows halve the
+ * broadcasts and were no faster, and small batches then wait for two streams of memory.
  *
  * An integer sum starts at ACT_MAGIC, or at a bias that also takes the offset of the
  * codes into account (struct act_group). Its bits read as a float are then C + idot
@@ -14,7 +18,7 @@
  */
 #include "engine/kernels_avx512.h"
 
-#define ROWS 12 /* of activations, at most, at a time */
+#define ROWS 8 /* of activations, at most, at a time */
 
 TEMPLATE __m512i
 broadcast4(const int8_t *q)
@@ -25,147 +29,174 @@ broadcast4(const int8_t *q)
     return _mm512_set1_epi32(four);
 }
 
+/* A tile's outputs, the first n_valid of which exist, of R rows. */
 TEMPLATE void
-store_tile(float *y, size_t y_stride, size_t n_valid, const __m512 *acc, const int R)
+store_rows(float *y, size_t y_stride, size_t n_valid, const __m512 *acc, const int R)
 {
     for (int r = 0; r < R; r++)
         _mm512_mask_storeu_ps(y + (size_t)r * y_stride, first_lanes(n_valid), acc[r]);
 }
 
-/* acc + idot * dw * d for the sum of a block that started at ACT_MAGIC or a bias. */
-TEMPLATE __m512
-add_block(__m512 acc, __m512i sum, __m512 dw, __m512 shift, float d)
-{
-    __m512 t = _mm512_fmadd_ps(_mm512_castsi512_ps(sum), dw, shift);
+/* ---- quantised weights ---- */
 
-    return _mm512_fmadd_ps(t, _mm512_set1_ps(d), acc);
+TEMPLATE size_t
+code_bytes(const enum packed_format f)
+{
+    return f == PACKED_Q8_0 ? PACKED_Q8_CODES : PACKED_Q4_CODES;
 }
 
-TEMPLATE __m512
-shift_of(__m512 dw)
+TEMPLATE size_t
+block_bytes(const enum packed_format f)
 {
-    return _mm512_mul_ps(dw, _mm512_set1_ps(-ACT_MAGIC_F));
+    return code_bytes(f) + (f == PACKED_Q4_1 ? 64 : 32);
 }
 
-/* Ask for the block at the same place of the next tile, `next` bytes on: what comes from
- * memory is wanted early, and the hardware does not look beyond a page, which a tile
- * hardly exceeds. The first rows that pass over a tile do this; others have next = 0. */
+/* What the integer sum of a block starts at. */
+TEMPLATE int32_t
+start_of(const struct act_group *g, const enum packed_format f)
+{
+    return f == PACKED_Q4_1 ? ACT_MAGIC : f == PACKED_Q4_0 ? g->bias8 : g->bias128;
+}
+
+/* sum += w x for R rows; x: four columns from `column`. */
 TEMPLATE void
-prefetch(const uint8_t *codes, int code_bytes, const uint8_t *scales, size_t next)
+add_products(__m512i *sum, __m512i w, const struct act_group *a, size_t a_stride,
+             int column, const int R)
 {
-    if (next == 0)
-        return;
-    for (int i = 0; i < code_bytes; i += 64)
-        _mm_prefetch((const char *)codes + next + i, _MM_HINT_T0);
-    _mm_prefetch((const char *)scales + next, _MM_HINT_T0);
+    for (int r = 0; r < R; r++)
+        sum[r] = _mm512_dpbusd_epi32(sum[r], w,
+                                     broadcast4(a[(size_t)r * a_stride].q + column));
 }
 
-/* ---- nibbles ---- */
-
-/* Add the products of one block to R sums. */
+/* Chunk c of a block's codes: of nibbles, two times four columns. */
 TEMPLATE void
-block_q4(__m512i *sum, const uint8_t *codes, const struct act_group *a, size_t a_stride,
-         const int R)
+add_chunk(__m512i *sum, const uint8_t *codes, const struct act_group *a, size_t a_stride,
+          const enum packed_format f, int c, const int R)
 {
-    const __m512i low_bits = _mm512_set1_epi8(15);
+    __m512i w = _mm512_loadu_si512(codes + 64 * c);
 
-    for (int c = 0; c < 4; c++) {
-        __m512i w = _mm512_load_si512((const void *)(codes + 64 * c));
-        __m512i low = _mm512_and_si512(w, low_bits);
-        __m512i high = _mm512_and_si512(_mm512_srli_epi16(w, 4), low_bits);
+    if (f == PACKED_Q8_0) { /* signed bytes, made unsigned by adding 128 */
+        w = _mm512_xor_si512(w, _mm512_set1_epi8(-128));
+        add_products(sum, w, a, a_stride, 4 * c, R);
+    } else {
+        const __m512i low_bits = _mm512_set1_epi8(15);
 
-        for (int r = 0; r < R; r++)
-            sum[r] = _mm512_dpbusd_epi32(sum[r], low,
-                                         broadcast4(a[(size_t)r * a_stride].q + 4 * c));
-        for (int r = 0; r < R; r++)
-            sum[r] = _mm512_dpbusd_epi32(
-                sum[r], high, broadcast4(a[(size_t)r * a_stride].q + 16 + 4 * c));
+        add_products(sum, _mm512_and_si512(w, low_bits), a, a_stride, 4 * c, R);
+        w = _mm512_and_si512(_mm512_srli_epi16(w, 4), low_bits);
+        add_products(sum, w, a, a_stride, 16 + 4 * c, R);
     }
 }
 
+/* acc += the block's sums, scaled. */
 TEMPLATE void
-tile_q4_1(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
-          const uint8_t *scales, const struct act_group *a, size_t n_blocks, size_t next,
+add_block(__m512 *acc, const __m512i *sum, const uint8_t *scales,
+          const struct act_group *a, size_t a_stride, const enum packed_format f,
           const int R)
 {
-    __m512 acc[ROWS];
+    __m512 dw = load_half16(scales), mw = dw;
+    __m512 shift = _mm512_mul_ps(dw, _mm512_set1_ps(-ACT_MAGIC_F));
 
-    for (int r = 0; r < R; r++)
-        acc[r] = _mm512_setzero_ps();
-    for (size_t b = 0; b < n_blocks; b++, codes += 256, scales += 64) {
-        __m512 dw = load_half16(scales), mw = load_half16(scales + 32);
-        __m512 shift = shift_of(dw);
-        __m512i sum[ROWS];
+    if (f == PACKED_Q4_1)
+        mw = load_half16(scales + 32);
+    for (int r = 0; r < R; r++) {
+        const struct act_group *g = &a[(size_t)r * a_stride];
+        __m512 t = _mm512_fmadd_ps(_mm512_castsi512_ps(sum[r]), dw, shift);
 
-        prefetch(codes, 256, scales, next);
-        for (int r = 0; r < R; r++)
-            sum[r] = _mm512_set1_epi32(ACT_MAGIC);
-        block_q4(sum, codes, a + b, n_blocks, R);
-        for (int r = 0; r < R; r++) {
-            const struct act_group *g = &a[(size_t)r * n_blocks + b];
-
-            acc[r] = add_block(acc[r], sum[r], dw, shift, g->d);
+        acc[r] = _mm512_fmadd_ps(t, _mm512_set1_ps(g->d), acc[r]);
+        if (f == PACKED_Q4_1)
             acc[r] = _mm512_fmadd_ps(mw, _mm512_set1_ps(g->e), acc[r]);
-        }
     }
-    store_tile(y, y_stride, n_valid, acc, R);
 }
 
+#define PREFETCH_AHEAD 4096 /* bytes */
+
+/* Ask for memory that the stream of blocks comes to later: the hardware alone stops at
+ * each page. */
 TEMPLATE void
-tile_q4_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
-          const uint8_t *scales, const struct act_group *a, size_t n_blocks, size_t next,
-          const int R)
+prefetch(const uint8_t *block, const enum packed_format f)
+{
+    for (size_t i = 0; i < block_bytes(f); i += 64)
+        _mm_prefetch((const char *)block + PREFETCH_AHEAD + i, _MM_HINT_T0);
+}
+
+/* One tile, R rows. `first`: no rows have passed over it before. */
+TEMPLATE void
+tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
+          const struct act_group *a, size_t n_blocks, bool first,
+          const enum packed_format f, const int R)
 {
     __m512 acc[ROWS];
 
     for (int r = 0; r < R; r++)
         acc[r] = _mm512_setzero_ps();
-    for (size_t b = 0; b < n_blocks; b++, codes += 256, scales += 32) {
-        __m512 dw = load_half16(scales), shift = shift_of(dw);
+    for (size_t b = 0; b < n_blocks; b++, block += block_bytes(f)) {
         __m512i sum[ROWS];
 
-        prefetch(codes, 256, scales, next);
+        if (first)
+            prefetch(block, f);
         for (int r = 0; r < R; r++)
-            sum[r] = _mm512_set1_epi32(a[(size_t)r * n_blocks + b].bias8);
-        block_q4(sum, codes, a + b, n_blocks, R);
-        for (int r = 0; r < R; r++)
-            acc[r] = add_block(acc[r], sum[r], dw, shift, a[(size_t)r * n_blocks + b].d);
+            sum[r] = _mm512_set1_epi32(start_of(&a[(size_t)r * n_blocks + b], f));
+#pragma GCC unroll 8
+        for (int c = 0; c < (int)code_bytes(f) / 64; c++)
+            add_chunk(sum, block, a + b, n_blocks, f, c, R);
+        add_block(acc, sum, block + code_bytes(f), a + b, n_blocks, f, R);
     }
-    store_tile(y, y_stride, n_valid, acc, R);
+    store_rows(y, y_stride, n_valid, acc, R);
 }
 
-/* ---- signed bytes, made unsigned by adding 128 ---- */
-
+/* One tile, all rows. */
 TEMPLATE void
-tile_q8_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *codes,
-          const uint8_t *scales, const struct act_group *a, size_t n_blocks, size_t next,
-          const int R)
+tile_all(float *y, size_t y_stride, size_t n_valid, const uint8_t *tile,
+         const struct act_group *a, size_t n_blocks, size_t n_rows,
+         const enum packed_format f)
 {
-    const __m512i top_bits = _mm512_set1_epi8(-128);
-    __m512 acc[ROWS];
+#define ROWS_OF(R) tile_rows(y, y_stride, n_valid, tile, a, n_blocks, first, f, R)
+    bool first = true;
 
-    for (int r = 0; r < R; r++)
-        acc[r] = _mm512_setzero_ps();
-    for (size_t b = 0; b < n_blocks; b++, codes += 512, scales += 32) {
-        __m512 dw = load_half16(scales), shift = shift_of(dw);
-        __m512i sum[ROWS];
-
-        prefetch(codes, 512, scales, next);
-        for (int r = 0; r < R; r++)
-            sum[r] = _mm512_set1_epi32(a[(size_t)r * n_blocks + b].bias128);
-        for (int c = 0; c < 8; c++) {
-            __m512i w = _mm512_load_si512((const void *)(codes + 64 * c));
-
-            w = _mm512_xor_si512(w, top_bits);
-            for (int r = 0; r < R; r++)
-                sum[r] = _mm512_dpbusd_epi32(
-                    sum[r], w, broadcast4(a[(size_t)r * n_blocks + b].q + 4 * c));
-        }
-        for (int r = 0; r < R; r++)
-            acc[r] = add_block(acc[r], sum[r], dw, shift, a[(size_t)r * n_blocks + b].d);
+    for (; n_rows >= ROWS; first = false, n_rows -= ROWS) {
+        ROWS_OF(ROWS);
+        a += ROWS * n_blocks;
+        y += ROWS * y_stride;
     }
-    store_tile(y, y_stride, n_valid, acc, R);
+    switch (n_rows) {
+    case 7:
+        ROWS_OF(7);
+        break;
+    case 6:
+        ROWS_OF(6);
+        break;
+    case 5:
+        ROWS_OF(5);
+        break;
+    case 4:
+        ROWS_OF(4);
+        break;
+    case 3:
+        ROWS_OF(3);
+        break;
+    case 2:
+        ROWS_OF(2);
+        break;
+    case 1:
+        ROWS_OF(1);
+        break;
+    }
+#undef ROWS_OF
 }
+
+#define DEFINE_MATMUL(name, format)                                                      \
+    static void name(float *y, size_t y_stride, const struct packed *w,                  \
+                     size_t tile_from, size_t tile_to, const struct activations *a)      \
+    {                                                                                    \
+        for (size_t t = tile_from; t < tile_to; t++)                                     \
+            tile_all(y + t * PACKED_ROWS, y_stride, w->n_out - t * PACKED_ROWS,          \
+                     packed_tile(w, t), a->groups, w->n_in / PACKED_BLOCK, a->n_rows,    \
+                     format);                                                            \
+    }
+
+DEFINE_MATMUL(matmul_q4_0, PACKED_Q4_0)
+DEFINE_MATMUL(matmul_q4_1, PACKED_Q4_1)
+DEFINE_MATMUL(matmul_q8_0, PACKED_Q8_0)
 
 /* ---- floats ---- */
 
@@ -193,56 +224,9 @@ tiles_plain(float *y, size_t y_stride, size_t n_valid, const uint8_t *values,
         }
     }
     for (int t = 0; t < T; t++)
-        store_tile(y + t * PACKED_ROWS, y_stride, n_valid - (size_t)t * PACKED_ROWS,
+        store_rows(y + t * PACKED_ROWS, y_stride, n_valid - (size_t)t * PACKED_ROWS,
                    acc[t], R);
 }
-
-/* ---- all rows over a range of tiles ---- */
-
-/* A matrix product of quantised weights out of its template. */
-#define DEFINE_MATMUL(name)                                                              \
-    static void matmul_##name(float *y, size_t y_stride, const struct packed *w,         \
-                              size_t tile_from, size_t tile_to,                          \
-                              const struct activations *a)                               \
-    {                                                                                    \
-        size_t n_blocks = w->n_in / PACKED_BLOCK;                                        \
-                                                                                         \
-        for (size_t t = tile_from; t < tile_to; t++) {                                   \
-            const uint8_t *codes = packed_tile(w, t), *scales = codes + w->scale_offset; \
-            size_t n_valid = w->n_out - t * PACKED_ROWS;                                 \
-            const struct act_group *g = a->groups;                                       \
-            float *out = y + t * PACKED_ROWS;                                            \
-            size_t rows = a->n_rows, step, next = w->tile_bytes;                         \
-                                                                                         \
-            for (; rows > 0;                                                             \
-                 next = 0, rows -= step, g += step * n_blocks, out += step * y_stride)   \
-                if (rows >= 12) {                                                        \
-                    step = 12;                                                           \
-                    tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks,      \
-                                next, 12);                                               \
-                } else if (rows >= 6) {                                                  \
-                    step = 6;                                                            \
-                    tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks,      \
-                                next, 6);                                                \
-                } else if (rows >= 3) {                                                  \
-                    step = 3;                                                            \
-                    tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks,      \
-                                next, 3);                                                \
-                } else if (rows == 2) {                                                  \
-                    step = 2;                                                            \
-                    tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks,      \
-                                next, 2);                                                \
-                } else {                                                                 \
-                    step = 1;                                                            \
-                    tile_##name(out, y_stride, n_valid, codes, scales, g, n_blocks,      \
-                                next, 1);                                                \
-                }                                                                        \
-        }                                                                                \
-    }
-
-DEFINE_MATMUL(q4_0)
-DEFINE_MATMUL(q4_1)
-DEFINE_MATMUL(q8_0)
 
 #define PLAIN_ROWS 8
 #include "engine/kernels_plain.h"

@@ -24,7 +24,7 @@
 struct tile_job {
     float *y;
     size_t y_stride, n_valid; /* outputs of the tile that exist; more than 16 is 16 */
-    const uint8_t *codes, *scales;
+    const uint8_t *tile;
     const struct act_group *a;
     size_t n_blocks;
 };
@@ -32,13 +32,13 @@ struct tile_job {
 TEMPLATE size_t
 code_bytes(const enum packed_format f)
 {
-    return f == PACKED_Q8_0 ? 512 : 256;
+    return f == PACKED_Q8_0 ? PACKED_Q8_CODES : PACKED_Q4_CODES;
 }
 
 TEMPLATE size_t
-scale_bytes(const enum packed_format f)
+block_bytes(const enum packed_format f)
 {
-    return f == PACKED_Q4_1 ? 64 : 32;
+    return code_bytes(f) + (f == PACKED_Q4_1 ? 64 : 32);
 }
 
 /* Four half floats as floats. */
@@ -67,7 +67,8 @@ TEMPLATE void
 tile_part(const struct tile_job *j, const enum packed_format f, size_t first, const int R,
           const int V)
 {
-    const uint8_t *codes = j->codes + 16 * first, *scales = j->scales + 8 * first;
+    const uint8_t *codes = j->tile + 16 * first;
+    const uint8_t *scales = j->tile + code_bytes(f) + 8 * first;
     float32x4_t acc[4][4];
 
     for (int r = 0; r < R; r++)
@@ -99,8 +100,8 @@ tile_part(const struct tile_job *j, const enum packed_format f, size_t first, co
                     acc[r][v] = vfmaq_n_f32(acc[r][v], mw, g->e);
             }
         }
-        codes += code_bytes(f);
-        scales += scale_bytes(f);
+        codes += block_bytes(f);
+        scales += block_bytes(f);
     }
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V && j->n_valid > 4 * (first + (size_t)v); v++)
@@ -130,13 +131,10 @@ skip_rows(struct tile_job *j, size_t n)
                      size_t tile_from, size_t tile_to, const struct activations *a)      \
     {                                                                                    \
         for (size_t t = tile_from; t < tile_to; t++) {                                   \
-            struct tile_job job = { y + t * PACKED_ROWS,                                 \
-                                    y_stride,                                            \
-                                    w->n_out - t * PACKED_ROWS,                          \
-                                    packed_tile(w, t),                                   \
-                                    packed_tile(w, t) + w->scale_offset,                 \
-                                    a->groups,                                           \
-                                    w->n_in / PACKED_BLOCK };                            \
+            struct tile_job job = {                                                      \
+                y + t * PACKED_ROWS, y_stride,  w->n_out - t * PACKED_ROWS,              \
+                packed_tile(w, t),   a->groups, w->n_in / PACKED_BLOCK                   \
+            };                                                                           \
                                                                                          \
             tile(&job, format, a->n_rows);                                               \
         }                                                                                \

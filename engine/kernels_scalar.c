@@ -75,14 +75,14 @@ half_at(const uint8_t *p, size_t index)
     return half_to_float(h);
 }
 
-/* The integer dot product of block b of row `row`; codes less `offset`. */
+/* The integer dot product of row `row` of a block; codes less `offset`. */
 static int32_t
-dot_q4(const uint8_t *tile, size_t b, size_t row, int offset, const int8_t *q)
+dot_q4(const uint8_t *block, size_t row, int offset, const int8_t *q)
 {
     int32_t sum = 0;
 
     for (size_t c = 0; c < 4; c++) {
-        const uint8_t *n = tile + ((b * 4 + c) * PACKED_ROWS + row) * 4;
+        const uint8_t *n = block + (c * PACKED_ROWS + row) * 4;
 
         for (size_t j = 0; j < 4; j++) {
             sum += ((n[j] & 15) - offset) * q[4 * c + j];
@@ -93,12 +93,12 @@ dot_q4(const uint8_t *tile, size_t b, size_t row, int offset, const int8_t *q)
 }
 
 static int32_t
-dot_q8(const uint8_t *tile, size_t b, size_t row, const int8_t *q)
+dot_q8(const uint8_t *block, size_t row, const int8_t *q)
 {
     int32_t sum = 0;
 
     for (size_t c = 0; c < 8; c++) {
-        const uint8_t *n = tile + ((b * 8 + c) * PACKED_ROWS + row) * 4;
+        const uint8_t *n = block + (c * PACKED_ROWS + row) * 4;
 
         for (size_t j = 0; j < 4; j++)
             sum += (int8_t)n[j] * q[4 * c + j];
@@ -110,13 +110,13 @@ static float
 output_q4_0(const struct packed *w, const uint8_t *tile, size_t row,
             const struct act_group *a)
 {
-    const uint8_t *scales = tile + w->scale_offset;
     float acc = 0.0f;
 
     for (size_t b = 0; b < w->n_in / PACKED_BLOCK; b++) {
-        float dw = half_at(scales, b * PACKED_ROWS + row);
+        const uint8_t *block = tile + b * PACKED_Q4_0_BLOCK;
+        float dw = half_at(block + PACKED_Q4_CODES, row);
 
-        acc = fmaf((float)dot_q4(tile, b, row, 8, a[b].q) * dw, a[b].d, acc);
+        acc = fmaf((float)dot_q4(block, row, 8, a[b].q) * dw, a[b].d, acc);
     }
     return acc;
 }
@@ -125,14 +125,14 @@ static float
 output_q4_1(const struct packed *w, const uint8_t *tile, size_t row,
             const struct act_group *a)
 {
-    const uint8_t *scales = tile + w->scale_offset;
     float acc = 0.0f;
 
     for (size_t b = 0; b < w->n_in / PACKED_BLOCK; b++) {
-        float dw = half_at(scales, b * 2 * PACKED_ROWS + row);
-        float mw = half_at(scales, (b * 2 + 1) * PACKED_ROWS + row);
+        const uint8_t *block = tile + b * PACKED_Q4_1_BLOCK;
+        float dw = half_at(block + PACKED_Q4_CODES, row);
+        float mw = half_at(block + PACKED_Q4_CODES, PACKED_ROWS + row);
 
-        acc = fmaf((float)dot_q4(tile, b, row, 0, a[b].q) * dw, a[b].d, acc);
+        acc = fmaf((float)dot_q4(block, row, 0, a[b].q) * dw, a[b].d, acc);
         acc = fmaf(mw, a[b].e, acc);
     }
     return acc;
@@ -142,13 +142,13 @@ static float
 output_q8_0(const struct packed *w, const uint8_t *tile, size_t row,
             const struct act_group *a)
 {
-    const uint8_t *scales = tile + w->scale_offset;
     float acc = 0.0f;
 
     for (size_t b = 0; b < w->n_in / PACKED_BLOCK; b++) {
-        float dw = half_at(scales, b * PACKED_ROWS + row);
+        const uint8_t *block = tile + b * PACKED_Q8_0_BLOCK;
+        float dw = half_at(block + PACKED_Q8_CODES, row);
 
-        acc = fmaf((float)dot_q8(tile, b, row, a[b].q) * dw, a[b].d, acc);
+        acc = fmaf((float)dot_q8(block, row, a[b].q) * dw, a[b].d, acc);
     }
     return acc;
 }

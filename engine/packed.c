@@ -12,11 +12,11 @@
 #include "engine/gguf.h"
 #include "engine/quant.h"
 
-/* Bytes of codes and of scales that 16 rows of `n_in` columns take. */
+/* What 16 rows of a format take. */
 struct shape {
     enum packed_format format;
-    size_t columns; /* that one unit below covers */
-    size_t code_bytes, scale_bytes;
+    size_t columns; /* of a unit */
+    size_t bytes;   /* of a unit */
 };
 
 static int
@@ -24,19 +24,19 @@ shape_of(struct shape *s, uint32_t type)
 {
     switch (type) {
     case GGUF_Q4_0:
-        *s = (struct shape){ PACKED_Q4_0, PACKED_BLOCK, 256, 32 };
+        *s = (struct shape){ PACKED_Q4_0, PACKED_BLOCK, PACKED_Q4_0_BLOCK };
         return 0;
     case GGUF_Q4_1:
-        *s = (struct shape){ PACKED_Q4_1, PACKED_BLOCK, 256, 64 };
+        *s = (struct shape){ PACKED_Q4_1, PACKED_BLOCK, PACKED_Q4_1_BLOCK };
         return 0;
     case GGUF_Q8_0:
-        *s = (struct shape){ PACKED_Q8_0, PACKED_BLOCK, 512, 32 };
+        *s = (struct shape){ PACKED_Q8_0, PACKED_BLOCK, PACKED_Q8_0_BLOCK };
         return 0;
     case GGUF_F16:
-        *s = (struct shape){ PACKED_F16, 1, 32, 0 };
+        *s = (struct shape){ PACKED_F16, 1, 32 };
         return 0;
     case GGUF_F32:
-        *s = (struct shape){ PACKED_F32, 1, 64, 0 };
+        *s = (struct shape){ PACKED_F32, 1, 64 };
         return 0;
     default:
         return CE_EUNSUPPORTED;
@@ -48,7 +48,7 @@ packed_shape(struct packed *out, uint32_t gguf_type, size_t n_out, size_t n_in,
              struct err *err)
 {
     struct shape s;
-    size_t units, codes, scales, total;
+    size_t total;
 
     memset(out, 0, sizeof(*out));
     if (shape_of(&s, gguf_type) != 0)
@@ -58,18 +58,13 @@ packed_shape(struct packed *out, uint32_t gguf_type, size_t n_out, size_t n_in,
     if (n_out == 0 || n_in == 0 || n_in % s.columns != 0)
         return err_set(err, CE_EINVAL, "a matrix of %zu x %zu cannot be packed as %s",
                        n_out, n_in, gguf_type_name(gguf_type));
-    units = n_in / s.columns;
     out->format = s.format;
     out->n_out = n_out;
     out->n_in = n_in;
     out->n_tiles = (n_out - 1) / PACKED_ROWS + 1;
-    if (__builtin_mul_overflow(units, s.code_bytes, &codes) ||
-        __builtin_mul_overflow(units, s.scale_bytes, &scales) ||
-        __builtin_add_overflow(codes, MEM_ALIGN - 1, &codes) ||
-        __builtin_add_overflow(codes / MEM_ALIGN * MEM_ALIGN, scales, &out->tile_bytes) ||
+    if (__builtin_mul_overflow(n_in / s.columns, s.bytes, &out->tile_bytes) ||
         __builtin_add_overflow(out->tile_bytes, MEM_ALIGN - 1, &out->tile_bytes))
         return err_set(err, CE_EINVAL, "a matrix of %zu x %zu is too large", n_out, n_in);
-    out->scale_offset = codes / MEM_ALIGN * MEM_ALIGN;
     out->tile_bytes = out->tile_bytes / MEM_ALIGN * MEM_ALIGN;
     if (__builtin_mul_overflow(out->n_tiles, out->tile_bytes, &total))
         return err_set(err, CE_EINVAL, "a matrix of %zu x %zu is too large", n_out, n_in);
@@ -100,15 +95,15 @@ packed_free(struct packed *w)
 static void
 fill_row_q4(const struct packed *w, uint8_t *tile, const uint8_t *src, size_t row)
 {
-    int n_halves = w->format == PACKED_Q4_1 ? 2 : 1;
-    uint8_t *scales = tile + w->scale_offset;
+    size_t n_halves = w->format == PACKED_Q4_1 ? 2 : 1;
+    uint8_t *block = tile;
 
     for (size_t b = 0; b < w->n_in / PACKED_BLOCK; b++) {
-        for (int i = 0; i < n_halves; i++, src += 2)
-            memcpy(scales + ((b * (size_t)n_halves + (size_t)i) * PACKED_ROWS + row) * 2,
-                   src, 2);
+        for (size_t i = 0; i < n_halves; i++, src += 2)
+            memcpy(block + PACKED_Q4_CODES + (i * PACKED_ROWS + row) * 2, src, 2);
         for (size_t c = 0; c < 4; c++, src += 4)
-            memcpy(tile + ((b * 4 + c) * PACKED_ROWS + row) * 4, src, 4);
+            memcpy(block + (c * PACKED_ROWS + row) * 4, src, 4);
+        block += PACKED_Q4_CODES + n_halves * PACKED_ROWS * 2;
     }
 }
 
@@ -116,10 +111,12 @@ static void
 fill_row_q8(const struct packed *w, uint8_t *tile, const uint8_t *src, size_t row)
 {
     for (size_t b = 0; b < w->n_in / PACKED_BLOCK; b++) {
-        memcpy(tile + w->scale_offset + (b * PACKED_ROWS + row) * 2, src, 2);
+        uint8_t *block = tile + b * PACKED_Q8_0_BLOCK;
+
+        memcpy(block + PACKED_Q8_CODES + row * 2, src, 2);
         src += 2;
         for (size_t c = 0; c < 8; c++, src += 4)
-            memcpy(tile + ((b * 8 + c) * PACKED_ROWS + row) * 4, src, 4);
+            memcpy(block + (c * PACKED_ROWS + row) * 4, src, 4);
     }
 }
 

@@ -153,7 +153,7 @@ emulated_permute_ps(simde__m512 x, int order)
 #undef _mm512_div_ps
 #undef _mm512_dpbusd_epi32
 #undef _mm512_fmadd_ps
-#undef _mm512_load_si512
+#undef _mm512_loadu_si512
 #undef _mm512_loadu_ps
 #undef _mm512_mask_blend_ps
 #undef _mm512_mask_max_ps
@@ -201,7 +201,7 @@ emulated_permute_ps(simde__m512 x, int order)
 #define _mm512_div_ps          simde_mm512_div_ps
 #define _mm512_dpbusd_epi32    simde_mm512_dpbusd_epi32
 #define _mm512_fmadd_ps        simde_mm512_fmadd_ps
-#define _mm512_load_si512      simde_mm512_load_si512
+#define _mm512_loadu_si512     simde_mm512_loadu_si512
 #define _mm512_loadu_ps        simde_mm512_loadu_ps
 #define _mm512_mask_blend_ps   simde_mm512_mask_blend_ps
 #define _mm512_mask_max_ps     simde_mm512_mask_max_ps
