@@ -24,10 +24,10 @@ struct heads {
     struct act_rows norm;         /* [HEAD_ROWS, d] what the output matrix reads */
     float *mid;                   /* [HEAD_ROWS, width] gate, then SwiGLU */
     struct act_group *mid_groups; /* [HEAD_ROWS, width / 32] */
-    float *up;                    /* [HEAD_ROWS, width] */
-    float *z, *y;                 /* [HEAD_ROWS, d] */
-    float *logits;                /* [HEAD_ROWS, n_vocab] */
-    struct logit_chunk *chunks;   /* [HEAD_ROWS, n_chunks] */
+    struct linear_scratch scratch;
+    float *z;                   /* [HEAD_ROWS, d] */
+    float *logits;              /* [HEAD_ROWS, n_vocab] */
+    struct logit_chunk *chunks; /* [HEAD_ROWS, n_chunks] */
 };
 
 int
@@ -50,13 +50,12 @@ heads_new(struct heads **out, const struct heads_config *config, struct err *err
     h->mid = linear_alloc(HEAD_ROWS * h->width, sizeof(float));
     h->mid_groups =
         linear_alloc(HEAD_ROWS * h->width / ACT_GROUP, sizeof(struct act_group));
-    h->up = linear_alloc(HEAD_ROWS * h->width, sizeof(float));
     h->z = linear_alloc(HEAD_ROWS * h->d, sizeof(float));
-    h->y = linear_alloc(HEAD_ROWS * h->d, sizeof(float));
     h->logits = linear_alloc(HEAD_ROWS * h->n_vocab, sizeof(float));
     h->chunks = linear_alloc(HEAD_ROWS * h->n_chunks, sizeof(struct logit_chunk));
-    if (!h->mid || !h->mid_groups || !h->up || !h->z || !h->y || !h->logits ||
-        !h->chunks || act_rows_init(&h->x, HEAD_ROWS, h->d) != 0 ||
+    if (!h->mid || !h->mid_groups || !h->z || !h->logits || !h->chunks ||
+        linear_scratch_init(&h->scratch, HEAD_ROWS, threads_count(config->pool)) != 0 ||
+        act_rows_init(&h->x, HEAD_ROWS, h->d) != 0 ||
         act_rows_init(&h->h, HEAD_ROWS, h->d) != 0 ||
         act_rows_init(&h->norm, HEAD_ROWS, h->d) != 0) {
         heads_free(h);
@@ -72,14 +71,13 @@ heads_free(struct heads *h)
 {
     if (!h)
         return;
+    linear_scratch_fini(&h->scratch);
     act_rows_fini(&h->norm);
     act_rows_fini(&h->h);
     act_rows_fini(&h->x);
     free(h->chunks);
     free(h->logits);
-    free(h->y);
     free(h->z);
-    free(h->up);
     free(h->mid_groups);
     free(h->mid);
     free(h);
@@ -96,7 +94,8 @@ adapt(const struct heads *h, struct worker_id id, const struct exit_weights *e,
     const struct kernels *k = h->c.kernels;
     struct act_rows x = h->x, norm = h->h;
     struct act_rows mid = { h->mid, h->mid_groups, e->width,
-                            packed_is_quantised(&e->down) };
+                            packed_is_quantised(&e->down),
+                            !packed_is_quantised(&e->down) };
     struct activations a_x = act_rows_view(&x, n), a_norm = act_rows_view(&norm, n);
     struct activations a_mid = act_rows_view(&mid, n);
     struct linear_job map = { &e->map, h->z };
@@ -117,8 +116,8 @@ adapt(const struct heads *h, struct worker_id id, const struct exit_weights *e,
         for (size_t r = from; r < to; r++)
             k->add(h->z + r * h->d, e->map_bias, h->d);
     }
-    linear_gated(k, id, &e->gate, &e->up, &a_norm, h->up, &mid);
-    linear_add(k, id, &e->down, &a_mid, h->y, h->z);
+    linear_gated(k, id, &e->gate, &e->up, &a_norm, &h->scratch, &mid);
+    linear_add(k, id, &e->down, &a_mid, &h->scratch, h->z);
 }
 
 static void

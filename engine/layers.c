@@ -33,15 +33,14 @@ struct layers {
     size_t d_model, q_dim, kv_dim, d_ff;
     int n_half;           /* pairs of a head that rope turns */
     float *x;             /* [max_rows, d_model] residual stream */
-    float *y;             /* [max_rows, d_model] product before it is added */
     struct act_rows norm; /* [max_rows, d_model] */
     struct act_rows att;  /* [max_rows, q_dim] what attention gives */
     struct act_rows ff;   /* [max_rows, d_ff] */
-    float *up;            /* [max_rows, d_ff] */
-    float *q;             /* [max_rows, q_dim] */
-    float *k, *v;         /* [max_rows, kv_dim] */
-    double *frequencies;  /* [n_half] */
-    float *cos, *sin;     /* [max_rows, n_half], by input row */
+    struct linear_scratch scratch;
+    float *q;            /* [max_rows, q_dim] */
+    float *k, *v;        /* [max_rows, kv_dim] */
+    double *frequencies; /* [n_half] */
+    float *cos, *sin;    /* [max_rows, n_half], by input row */
 };
 
 /* ---- life ---- */
@@ -60,6 +59,7 @@ choose_forms(struct layers *l)
                              packed_is_quantised(&b->gate) || packed_is_quantised(&b->up);
         l->att.quantised |= packed_is_quantised(&b->attn_output);
         l->ff.quantised |= packed_is_quantised(&b->down);
+        l->ff.plain |= !packed_is_quantised(&b->down);
     }
 }
 
@@ -80,18 +80,17 @@ layers_new(struct layers **out, const struct layers_config *config, struct err *
     l->d_ff = (size_t)mc->d_ff;
     l->n_half = mc->n_rot / 2;
     l->x = linear_alloc(rows * l->d_model, sizeof(float));
-    l->y = linear_alloc(rows * l->d_model, sizeof(float));
-    l->up = linear_alloc(rows * l->d_ff, sizeof(float));
     l->q = linear_alloc(rows * l->q_dim, sizeof(float));
     l->k = linear_alloc(rows * l->kv_dim, sizeof(float));
     l->v = linear_alloc(rows * l->kv_dim, sizeof(float));
     l->cos = linear_alloc(rows * (size_t)l->n_half, sizeof(float));
     l->sin = linear_alloc(rows * (size_t)l->n_half, sizeof(float));
     l->frequencies = linear_alloc((size_t)l->n_half, sizeof(double));
-    if (!l->x || !l->y || !l->up || !l->q || !l->k || !l->v || !l->cos || !l->sin ||
-        !l->frequencies || act_rows_init(&l->norm, rows, l->d_model) != 0 ||
+    if (!l->x || !l->q || !l->k || !l->v || !l->cos || !l->sin || !l->frequencies ||
+        act_rows_init(&l->norm, rows, l->d_model) != 0 ||
         act_rows_init(&l->att, rows, l->q_dim) != 0 ||
-        act_rows_init(&l->ff, rows, l->d_ff) != 0) {
+        act_rows_init(&l->ff, rows, l->d_ff) != 0 ||
+        linear_scratch_init(&l->scratch, rows, threads_count(config->pool)) != 0) {
         layers_free(l);
         return err_set(err, CE_ENOMEM, "no memory for the blocks' scratch");
     }
@@ -106,6 +105,7 @@ layers_free(struct layers *l)
 {
     if (!l)
         return;
+    linear_scratch_fini(&l->scratch);
     act_rows_fini(&l->ff);
     act_rows_fini(&l->att);
     act_rows_fini(&l->norm);
@@ -115,8 +115,6 @@ layers_free(struct layers *l)
     free(l->v);
     free(l->k);
     free(l->q);
-    free(l->up);
-    free(l->y);
     free(l->x);
     free(l);
 }
@@ -412,7 +410,7 @@ attention(struct layers *l, struct worker_id id, const struct block_weights *w,
     attend(l, id, rows, layer);
     if (mc->n_heads / mc->n_kv_heads * mc->head_dim % ACT_GROUP != 0)
         quantise_attention(l, id, rows->n_rows);
-    linear_add(l->c.kernels, id, &w->attn_output, &a, l->y, l->x);
+    linear_add(l->c.kernels, id, &w->attn_output, &a, &l->scratch, l->x);
 }
 
 static void
@@ -423,8 +421,8 @@ feed_forward(struct layers *l, struct worker_id id, const struct block_weights *
     struct activations mid = act_rows_view(&l->ff, (size_t)n_rows);
 
     norm(l, id, w->ffn_norm, n_rows);
-    linear_gated(l->c.kernels, id, &w->gate, &w->up, &in, l->up, &l->ff);
-    linear_add(l->c.kernels, id, &w->down, &mid, l->y, l->x);
+    linear_gated(l->c.kernels, id, &w->gate, &w->up, &in, &l->scratch, &l->ff);
+    linear_add(l->c.kernels, id, &w->down, &mid, &l->scratch, l->x);
 }
 
 void

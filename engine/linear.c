@@ -2,9 +2,10 @@
  * linear.c - matrix products shared by output tile.
  *
  * A thread takes a run of tiles (16 outputs each) for all rows of the step, so
- * every weight is read once per step by one core. The gated pair works in small runs
- * of tiles, so that gate and up are still in the cache when they are combined, and
- * a run is whole groups of 32 outputs, so that the same thread can quantise them.
+ * every weight is read once per step by one core. Products that are not results by
+ * themselves (gate, up, what is added to the residual stream) are made in small runs of
+ * tiles and combined while they are in the cache; a run is whole groups of 32 outputs,
+ * so that the same thread can quantise them.
  */
 #include "engine/linear.h"
 
@@ -12,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GATED_TILES 4 /* outputs of a run: 64, two groups */
+#define RUN_TILES (LINEAR_WIDTH / PACKED_ROWS)
 
 void *
 linear_alloc(size_t n, size_t size)
@@ -96,56 +97,104 @@ linear_many(const struct kernels *k, struct worker_id id, const struct linear_jo
         run_jobs(k, jobs, n_jobs, a, from, to);
 }
 
-/* First output past tile `to`. */
-static size_t
-tile_end(const struct packed *w, size_t to)
+int
+linear_scratch_init(struct linear_scratch *s, size_t max_rows, int n_threads)
 {
-    return to * PACKED_ROWS < w->n_out ? to * PACKED_ROWS : w->n_out;
+    s->per_thread = 2 * max_rows * LINEAR_WIDTH;
+    s->y = linear_alloc((size_t)n_threads * s->per_thread, sizeof(*s->y));
+    return s->y ? 0 : CE_ENOMEM;
+}
+
+void
+linear_scratch_fini(struct linear_scratch *s)
+{
+    free(s->y);
+    memset(s, 0, sizeof(*s));
+}
+
+/* Tiles from .. to as a matrix of their own. */
+static struct packed
+some_tiles(const struct packed *w, size_t from, size_t to)
+{
+    struct packed part = *w;
+    size_t left = w->n_out - from * PACKED_ROWS, wide = (to - from) * PACKED_ROWS;
+
+    part.data += from * w->tile_bytes;
+    part.n_tiles = to - from;
+    part.n_out = wide < left ? wide : left;
+    return part;
+}
+
+/* y = W a, [n_rows, LINEAR_WIDTH], for one run of tiles. Returns its outputs. */
+static size_t
+run_product(const struct kernels *k, const struct packed *w, size_t from, size_t to,
+            const struct activations *a, float *y)
+{
+    struct packed part = some_tiles(w, from, to);
+
+    k->matmul[w->format](y, LINEAR_WIDTH, &part, 0, part.n_tiles, a);
+    return part.n_out;
+}
+
+static void
+add_run(const struct kernels *k, const struct packed *w, const struct activations *a,
+        float *y, float *x, size_t from, size_t to)
+{
+    size_t n = run_product(k, w, from, to, a, y);
+
+    for (size_t r = 0; r < a->n_rows; r++)
+        k->add(x + r * w->n_out + from * PACKED_ROWS, y + r * LINEAR_WIDTH, n);
+}
+
+/* The end of the run that starts at `from`, of tiles up to `to`. */
+static size_t
+run_end(size_t from, size_t to)
+{
+    return to - from < RUN_TILES ? to : from + RUN_TILES;
 }
 
 void
 linear_add(const struct kernels *k, struct worker_id id, const struct packed *w,
-           const struct activations *a, float *y, float *x)
+           const struct activations *a, const struct linear_scratch *s, float *x)
 {
+    float *y = s->y + (size_t)id.tid * s->per_thread;
     size_t from, to;
 
     while (worker_take(id, w->n_tiles, 1, &from, &to)) {
-        size_t first = from * PACKED_ROWS, n = tile_end(w, to) - first;
-
-        matmul(k, w, from, to, a, y);
-        for (size_t r = 0; r < a->n_rows; r++)
-            k->add(x + r * w->n_out + first, y + r * w->n_out + first, n);
+        for (size_t t = from; t < to; t = run_end(t, to))
+            add_run(k, w, a, y, x, t, run_end(t, to));
     }
 }
 
-/* Gate, up and SwiGLU of tiles from .. to. */
+/* Gate, up and SwiGLU of one run; y has room for both products. */
 static void
-gate_tiles(const struct kernels *k, const struct packed *gate, const struct packed *up,
-           const struct activations *a, float *u, const struct act_rows *out, size_t from,
-           size_t to)
+gate_run(const struct kernels *k, const struct packed *gate, const struct packed *up,
+         const struct activations *a, float *y, const struct act_rows *out, size_t from,
+         size_t to)
 {
-    size_t first = from * PACKED_ROWS, past = tile_end(gate, to);
+    float *u = y + a->n_rows * LINEAR_WIDTH;
+    size_t first = from * PACKED_ROWS, n = run_product(k, gate, from, to, a, y);
 
-    matmul(k, gate, from, to, a, out->x);
-    matmul(k, up, from, to, a, u);
-    for (size_t r = 0; r < a->n_rows; r++) {
-        float *g = out->x + r * out->n + first;
-
-        k->swiglu(g, g, u + r * out->n + first, past - first);
-        act_rows_quantise(k, out, r, first, past);
+    (void)run_product(k, up, from, to, a, u);
+    for (size_t r = 0; r < a->n_rows; r++, y += LINEAR_WIDTH, u += LINEAR_WIDTH) {
+        k->swiglu(y, y, u, n);
+        if (out->quantised)
+            k->quantise(out->groups + (r * out->n + first) / ACT_GROUP, y, n);
+        if (out->plain)
+            memcpy(out->x + r * out->n + first, y, n * sizeof(*y));
     }
 }
 
 void
 linear_gated(const struct kernels *k, struct worker_id id, const struct packed *gate,
-             const struct packed *up, const struct activations *a, float *u,
-             const struct act_rows *out)
+             const struct packed *up, const struct activations *a,
+             const struct linear_scratch *s, const struct act_rows *out)
 {
+    float *y = s->y + (size_t)id.tid * s->per_thread;
     size_t from, to;
 
-    while (worker_take(id, gate->n_tiles, GATED_TILES, &from, &to)) {
-        for (size_t t = from; t < to; t += GATED_TILES)
-            gate_tiles(k, gate, up, a, u, out, t,
-                       t + GATED_TILES < to ? t + GATED_TILES : to);
+    while (worker_take(id, gate->n_tiles, RUN_TILES, &from, &to)) {
+        for (size_t t = from; t < to; t = run_end(t, to))
+            gate_run(k, gate, up, a, y, out, t, run_end(t, to));
     }
 }
