@@ -9,29 +9,30 @@
 #define ATTENTION_QUERIES 6 /* at a time; four accumulators each */
 #include "engine/kernels_attention.h"
 
-/* Scores of all positions of a tile for R queries. */
+/* Scores of the first 16 V positions of a tile for R queries. */
 TEMPLATE void
-scores_of(struct query *queries, const uint16_t *keys, int head_dim, const int R)
+scores_of(struct query *queries, const uint16_t *keys, int head_dim, const int R,
+          const int V)
 {
     __m512 s[ATTENTION_QUERIES][4];
 
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < 4; v++)
+        for (int v = 0; v < V; v++)
             s[r][v] = _mm512_setzero_ps();
     for (int i = 0; i < head_dim; i++) {
         __m512 k[4];
 
-        for (int v = 0; v < 4; v++)
+        for (int v = 0; v < V; v++)
             k[v] = load_half16(keys + i * KV_PAGE + 16 * v);
         for (int r = 0; r < R; r++) {
             __m512 q = _mm512_set1_ps(queries[r].q[i]);
 
-            for (int v = 0; v < 4; v++)
+            for (int v = 0; v < V; v++)
                 s[r][v] = _mm512_fmadd_ps(q, k[v], s[r][v]);
         }
     }
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < 4; v++)
+        for (int v = 0; v < V; v++)
             _mm512_storeu_ps(queries[r].p + 16 * v, s[r][v]);
 }
 
@@ -74,28 +75,36 @@ values_of(struct query *queries, const uint16_t *values, int from, int to, int h
         value_block(queries, values, from, to, i, head_dim, R, 1);
 }
 
+/* A half of the tile is what a cache line of K holds. */
+#define SCORES_OF(R)                                                                     \
+    do {                                                                                 \
+        if (most <= KV_PAGE / 2)                                                         \
+            scores_of(queries, keys, head_dim, R, 2);                                    \
+        else                                                                             \
+            scores_of(queries, keys, head_dim, R, 4);                                    \
+    } while (0)
+
 static void
 scores(struct query *queries, const uint16_t *keys, int most, int head_dim, int count)
 {
-    (void)most; /* the whole tile costs no more */
     switch (count) {
     case 1:
-        scores_of(queries, keys, head_dim, 1);
+        SCORES_OF(1);
         break;
     case 2:
-        scores_of(queries, keys, head_dim, 2);
+        SCORES_OF(2);
         break;
     case 3:
-        scores_of(queries, keys, head_dim, 3);
+        SCORES_OF(3);
         break;
     case 4:
-        scores_of(queries, keys, head_dim, 4);
+        SCORES_OF(4);
         break;
     case 5:
-        scores_of(queries, keys, head_dim, 5);
+        SCORES_OF(5);
         break;
     default:
-        scores_of(queries, keys, head_dim, 6);
+        SCORES_OF(6);
     }
 }
 
