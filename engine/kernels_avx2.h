@@ -77,4 +77,32 @@ load_half8(const void *p)
     return _mm256_cvtph_ps(_mm_loadu_si128(p));
 }
 
+/* Four activations, in every lane. */
+TEMPLATE __m256i
+broadcast4(const int8_t *q)
+{
+    int32_t four;
+
+    memcpy(&four, q, sizeof(four));
+    return _mm256_set1_epi32(four);
+}
+
+/* Store R rows of a tile of which the first n_valid outputs exist. */
+TEMPLATE void
+store_tile(float *y, size_t y_stride, size_t n_valid, __m256 (*acc)[2], const int R)
+{
+    float whole[PACKED_ROWS];
+
+    for (int r = 0; r < R; r++, y += y_stride) {
+        if (n_valid >= PACKED_ROWS) {
+            _mm256_storeu_ps(y, acc[r][0]);
+            _mm256_storeu_ps(y + 8, acc[r][1]);
+            continue;
+        }
+        _mm256_storeu_ps(whole, acc[r][0]);
+        _mm256_storeu_ps(whole + 8, acc[r][1]);
+        memcpy(y, whole, n_valid * sizeof(*y));
+    }
+}
+
 #endif

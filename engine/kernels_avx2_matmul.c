@@ -3,8 +3,8 @@
  *
  * One template per format works on a tile of 16 outputs (two registers of eight
  * lanes) and R rows of activations; R is a constant, so sums stay in registers.
- * Rows are taken four at a time (more would spill), the rest by smaller R. A tile
- * is a few KiB and stays in the first-level cache while all rows pass over it.
+ * Rows are taken four at a time (more would spill), the rest by smaller R, as
+ * kernels_quantised_walk.h walks over them.
  *
  * Nibbles are at most 15 and activations at most 127, so the pairs that vpmaddubsw
  * adds are within 3,810, and the eight of them that make a block's lane within
@@ -15,51 +15,13 @@
 #include "engine/kernels_avx2.h"
 
 #define ROWS 4 /* of activations, at a time */
+#define ROW_BLOCKS(BLOCK, format)                                                        \
+    BLOCK(format, 4) BLOCK(format, 3) BLOCK(format, 2) BLOCK(format, 1)
+#include "engine/kernels_quantised_walk.h"
 
 /* Integer sums may be taken in any order, and GCC then computes all products of a
  * block before it adds one, which spills them. This makes it add as written. */
 #define KEEP_ORDER(sum) __asm__("" : "+x"(sum))
-
-TEMPLATE __m256i
-broadcast4(const int8_t *q)
-{
-    int32_t four;
-
-    memcpy(&four, q, sizeof(four));
-    return _mm256_set1_epi32(four);
-}
-
-/* Store R rows of a tile of which the first n_valid outputs exist. */
-TEMPLATE void
-store_tile(float *y, size_t y_stride, size_t n_valid, __m256 (*acc)[2], const int R)
-{
-    float whole[PACKED_ROWS];
-
-    for (int r = 0; r < R; r++, y += y_stride) {
-        if (n_valid >= PACKED_ROWS) {
-            _mm256_storeu_ps(y, acc[r][0]);
-            _mm256_storeu_ps(y + 8, acc[r][1]);
-            continue;
-        }
-        _mm256_storeu_ps(whole, acc[r][0]);
-        _mm256_storeu_ps(whole + 8, acc[r][1]);
-        memcpy(y, whole, n_valid * sizeof(*y));
-    }
-}
-
-#define PREFETCH_AHEAD 4096 /* bytes */
-
-/* Ask for memory that the stream of blocks comes to later, `ahead` bytes on: the
- * hardware does not look beyond a page. The first rows that pass over a tile do this;
- * others have ahead = 0. */
-TEMPLATE void
-prefetch(const uint8_t *block, int block_bytes, size_t ahead)
-{
-    if (ahead == 0)
-        return;
-    for (int i = 0; i < block_bytes; i += 64)
-        _mm_prefetch((const char *)block + ahead + i, _MM_HINT_T0);
-}
 
 /* ---- nibbles ---- */
 
@@ -96,7 +58,7 @@ block_q4(__m256i (*sum)[2], const uint8_t *codes, const struct act_group *a,
 
 TEMPLATE void
 tile_q4_1(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
-          const struct act_group *a, size_t n_blocks, size_t ahead, const int R)
+          const struct act_group *a, size_t n_blocks, bool first, const int R)
 {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[ROWS][2];
@@ -106,7 +68,8 @@ tile_q4_1(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
     for (size_t b = 0; b < n_blocks; b++, block += PACKED_Q4_1_BLOCK) {
         __m256i sum[ROWS][2];
 
-        prefetch(block, PACKED_Q4_1_BLOCK, ahead);
+        if (first)
+            prefetch(block, PACKED_Q4_1);
         block_q4(sum, block, a + b, n_blocks, R);
         for (int h = 0; h < 2; h++) {
             __m256 dw = load_half8(block + PACKED_Q4_CODES + 16 * h),
@@ -127,7 +90,7 @@ tile_q4_1(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
 
 TEMPLATE void
 tile_q4_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
-          const struct act_group *a, size_t n_blocks, size_t ahead, const int R)
+          const struct act_group *a, size_t n_blocks, bool first, const int R)
 {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[ROWS][2];
@@ -137,7 +100,8 @@ tile_q4_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
     for (size_t b = 0; b < n_blocks; b++, block += PACKED_Q4_0_BLOCK) {
         __m256i sum[ROWS][2];
 
-        prefetch(block, PACKED_Q4_0_BLOCK, ahead);
+        if (first)
+            prefetch(block, PACKED_Q4_0);
         block_q4(sum, block, a + b, n_blocks, R);
         for (int h = 0; h < 2; h++) {
             __m256 dw = load_half8(block + PACKED_Q4_CODES + 16 * h);
@@ -183,7 +147,7 @@ block_q8(__m256i (*sum)[2], const uint8_t *codes, const struct act_group *a,
 
 TEMPLATE void
 tile_q8_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
-          const struct act_group *a, size_t n_blocks, size_t ahead, const int R)
+          const struct act_group *a, size_t n_blocks, bool first, const int R)
 {
     __m256 acc[ROWS][2];
 
@@ -192,7 +156,8 @@ tile_q8_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
     for (size_t b = 0; b < n_blocks; b++, block += PACKED_Q8_0_BLOCK) {
         __m256i sum[ROWS][2];
 
-        prefetch(block, PACKED_Q8_0_BLOCK, ahead);
+        if (first)
+            prefetch(block, PACKED_Q8_0);
         block_q8(sum, block, a + b, n_blocks, R);
         for (int h = 0; h < 2; h++) {
             __m256 dw = load_half8(block + PACKED_Q8_CODES + 16 * h);
@@ -207,6 +172,25 @@ tile_q8_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
     }
     store_tile(y, y_stride, n_valid, acc, R);
 }
+
+/* ---- all rows over a range of tiles ---- */
+
+TEMPLATE void
+tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *tile,
+          const struct act_group *a, size_t n_blocks, bool first,
+          const enum packed_format f, const int R)
+{
+    if (f == PACKED_Q4_0)
+        tile_q4_0(y, y_stride, n_valid, tile, a, n_blocks, first, R);
+    else if (f == PACKED_Q4_1)
+        tile_q4_1(y, y_stride, n_valid, tile, a, n_blocks, first, R);
+    else
+        tile_q8_0(y, y_stride, n_valid, tile, a, n_blocks, first, R);
+}
+
+DEFINE_MATMUL(matmul_q4_0, PACKED_Q4_0)
+DEFINE_MATMUL(matmul_q4_1, PACKED_Q4_1)
+DEFINE_MATMUL(matmul_q8_0, PACKED_Q8_0)
 
 /* ---- floats ---- */
 
@@ -247,40 +231,6 @@ tiles_plain(float *y, size_t y_stride, size_t n_valid, const uint8_t *values,
         store_tile(y + t * PACKED_ROWS, y_stride, n_valid - (size_t)t * PACKED_ROWS,
                    acc[t], R);
 }
-
-/* ---- all rows over a range of tiles ---- */
-
-/* A matrix product of quantised weights out of its template. */
-#define DEFINE_MATMUL(name)                                                              \
-    static void matmul_##name(float *y, size_t y_stride, const struct packed *w,         \
-                              size_t tile_from, size_t tile_to,                          \
-                              const struct activations *a)                               \
-    {                                                                                    \
-        size_t n_blocks = w->n_in / PACKED_BLOCK;                                        \
-                                                                                         \
-        for (size_t t = tile_from; t < tile_to; t++) {                                   \
-            const uint8_t *tile = packed_tile(w, t);                                     \
-            size_t n_valid = w->n_out - t * PACKED_ROWS;                                 \
-            const struct act_group *g = a->groups;                                       \
-            float *out = y + t * PACKED_ROWS;                                            \
-            size_t rows = a->n_rows, ahead = PREFETCH_AHEAD;                             \
-                                                                                         \
-            for (; rows >= 4; rows -= 4, g += 4 * n_blocks, out += 4 * y_stride) {       \
-                tile_##name(out, y_stride, n_valid, tile, g, n_blocks, ahead, 4);        \
-                ahead = 0;                                                               \
-            }                                                                            \
-            if (rows == 3)                                                               \
-                tile_##name(out, y_stride, n_valid, tile, g, n_blocks, ahead, 3);        \
-            else if (rows == 2)                                                          \
-                tile_##name(out, y_stride, n_valid, tile, g, n_blocks, ahead, 2);        \
-            else if (rows == 1)                                                          \
-                tile_##name(out, y_stride, n_valid, tile, g, n_blocks, ahead, 1);        \
-        }                                                                                \
-    }
-
-DEFINE_MATMUL(q4_0)
-DEFINE_MATMUL(q4_1)
-DEFINE_MATMUL(q8_0)
 
 #define PLAIN_ROWS 4
 #include "engine/kernels_plain.h"
