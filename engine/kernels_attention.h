@@ -5,8 +5,7 @@
  * Up to ATTENTION_QUERIES queries (rows x heads of the group) pass over the cache
  * together, so that a tile of K or V is widened to float once for all of them. Per
  * tile of 64 positions: scores (a lane is a position), softmax, values (a lane is a
- * dimension). The three are static functions of the file that includes this header,
- * which defines ATTENTION_QUERIES first.
+ * dimension). The three are static functions of the file that includes this header.
  *
  * Positions that a query does not see may hold anything: their scores may be
  * computed and thrown away, their values are never read for it.
@@ -17,6 +16,31 @@
 #include <math.h>
 
 #include "engine/kernels.h"
+
+/* At a time. With more, no set has the registers for their sums. */
+#define ATTENTION_QUERIES 6
+
+/* Call template(..., R) with the constant R that is `count`. */
+#define CALL_FOR_COUNT(count, template, ...)                                             \
+    switch (count) {                                                                     \
+    case 1:                                                                              \
+        template(__VA_ARGS__, 1);                                                        \
+        break;                                                                           \
+    case 2:                                                                              \
+        template(__VA_ARGS__, 2);                                                        \
+        break;                                                                           \
+    case 3:                                                                              \
+        template(__VA_ARGS__, 3);                                                        \
+        break;                                                                           \
+    case 4:                                                                              \
+        template(__VA_ARGS__, 4);                                                        \
+        break;                                                                           \
+    case 5:                                                                              \
+        template(__VA_ARGS__, 5);                                                        \
+        break;                                                                           \
+    default:                                                                             \
+        template(__VA_ARGS__, ATTENTION_QUERIES);                                        \
+    }
 
 struct query {
     float q[KV_MAX_HEAD_DIM]; /* scaled */

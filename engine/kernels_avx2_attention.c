@@ -5,9 +5,10 @@
  * R, the queries, and V, the vectors a query keeps in registers, are constants.
  */
 #include "engine/kernels_avx2.h"
-
-#define ATTENTION_QUERIES 6 /* at a time; R * V accumulators must fit 16 registers */
 #include "engine/kernels_attention.h"
+
+/* Vectors of each of R queries: R * V accumulators must fit 16 registers. */
+#define VECTORS(R) ((R) == 1 ? 8 : (R) <= 3 ? 4 : 2)
 
 /* Scores of positions j .. j + 8V - 1 for R queries. */
 TEMPLATE void
@@ -64,17 +65,19 @@ value_block(struct query *queries, const uint16_t *values, int from, int to, int
 }
 
 TEMPLATE void
-scores_of(struct query *queries, const uint16_t *keys, int n, int head_dim, const int R,
-          const int V)
+scores_of(struct query *queries, const uint16_t *keys, int n, int head_dim, const int R)
 {
+    const int V = VECTORS(R);
+
     for (int j = 0; j < n; j += 8 * V)
         score_block(queries, keys, j, head_dim, R, V);
 }
 
 TEMPLATE void
 values_of(struct query *queries, const uint16_t *values, int from, int to, int head_dim,
-          const int R, const int V)
+          const int R)
 {
+    const int V = VECTORS(R);
     int i = 0;
 
     for (; i + 8 * V <= head_dim; i += 8 * V)
@@ -86,50 +89,14 @@ values_of(struct query *queries, const uint16_t *values, int from, int to, int h
 static void
 scores(struct query *queries, const uint16_t *keys, int n, int head_dim, int count)
 {
-    switch (count) {
-    case 1:
-        scores_of(queries, keys, n, head_dim, 1, 8);
-        break;
-    case 2:
-        scores_of(queries, keys, n, head_dim, 2, 4);
-        break;
-    case 3:
-        scores_of(queries, keys, n, head_dim, 3, 4);
-        break;
-    case 4:
-        scores_of(queries, keys, n, head_dim, 4, 2);
-        break;
-    case 5:
-        scores_of(queries, keys, n, head_dim, 5, 2);
-        break;
-    default:
-        scores_of(queries, keys, n, head_dim, 6, 2);
-    }
+    CALL_FOR_COUNT(count, scores_of, queries, keys, n, head_dim)
 }
 
 static void
 values_sum(struct query *queries, const uint16_t *values, int from, int to, int head_dim,
            int count)
 {
-    switch (count) {
-    case 1:
-        values_of(queries, values, from, to, head_dim, 1, 8);
-        break;
-    case 2:
-        values_of(queries, values, from, to, head_dim, 2, 4);
-        break;
-    case 3:
-        values_of(queries, values, from, to, head_dim, 3, 4);
-        break;
-    case 4:
-        values_of(queries, values, from, to, head_dim, 4, 2);
-        break;
-    case 5:
-        values_of(queries, values, from, to, head_dim, 5, 2);
-        break;
-    default:
-        values_of(queries, values, from, to, head_dim, 6, 2);
-    }
+    CALL_FOR_COUNT(count, values_of, queries, values, from, to, head_dim)
 }
 
 static void

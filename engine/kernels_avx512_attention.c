@@ -5,14 +5,12 @@
  * R, the queries, is a constant; each keeps four vectors in registers.
  */
 #include "engine/kernels_avx512.h"
-
-#define ATTENTION_QUERIES 6 /* at a time; four accumulators each */
 #include "engine/kernels_attention.h"
 
 /* Scores of the first 16 V positions of a tile for R queries. */
 TEMPLATE void
-scores_of(struct query *queries, const uint16_t *keys, int head_dim, const int R,
-          const int V)
+score_block(struct query *queries, const uint16_t *keys, int head_dim, const int R,
+            const int V)
 {
     __m512 s[ATTENTION_QUERIES][4];
 
@@ -34,6 +32,17 @@ scores_of(struct query *queries, const uint16_t *keys, int head_dim, const int R
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++)
             _mm512_storeu_ps(queries[r].p + 16 * v, s[r][v]);
+}
+
+/* A half of the tile is what a cache line of K holds. */
+TEMPLATE void
+scores_of(struct query *queries, const uint16_t *keys, int most, int head_dim,
+          const int R)
+{
+    if (most <= KV_PAGE / 2)
+        score_block(queries, keys, head_dim, R, 2);
+    else
+        score_block(queries, keys, head_dim, R, 4);
 }
 
 /* o[i .. i + 16V - 1] of R queries, over positions from .. to - 1. */
@@ -75,62 +84,17 @@ values_of(struct query *queries, const uint16_t *values, int from, int to, int h
         value_block(queries, values, from, to, i, head_dim, R, 1);
 }
 
-/* A half of the tile is what a cache line of K holds. */
-#define SCORES_OF(R)                                                                     \
-    do {                                                                                 \
-        if (most <= KV_PAGE / 2)                                                         \
-            scores_of(queries, keys, head_dim, R, 2);                                    \
-        else                                                                             \
-            scores_of(queries, keys, head_dim, R, 4);                                    \
-    } while (0)
-
 static void
 scores(struct query *queries, const uint16_t *keys, int most, int head_dim, int count)
 {
-    switch (count) {
-    case 1:
-        SCORES_OF(1);
-        break;
-    case 2:
-        SCORES_OF(2);
-        break;
-    case 3:
-        SCORES_OF(3);
-        break;
-    case 4:
-        SCORES_OF(4);
-        break;
-    case 5:
-        SCORES_OF(5);
-        break;
-    default:
-        SCORES_OF(6);
-    }
+    CALL_FOR_COUNT(count, scores_of, queries, keys, most, head_dim)
 }
 
 static void
 values_sum(struct query *queries, const uint16_t *values, int from, int to, int head_dim,
            int count)
 {
-    switch (count) {
-    case 1:
-        values_of(queries, values, from, to, head_dim, 1);
-        break;
-    case 2:
-        values_of(queries, values, from, to, head_dim, 2);
-        break;
-    case 3:
-        values_of(queries, values, from, to, head_dim, 3);
-        break;
-    case 4:
-        values_of(queries, values, from, to, head_dim, 4);
-        break;
-    case 5:
-        values_of(queries, values, from, to, head_dim, 5);
-        break;
-    default:
-        values_of(queries, values, from, to, head_dim, 6);
-    }
+    CALL_FOR_COUNT(count, values_of, queries, values, from, to, head_dim)
 }
 
 static void
