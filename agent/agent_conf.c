@@ -44,9 +44,8 @@ static const struct conffile_key keys[] = {
       .help = "Positions computed in one step while reading the prompt; their hidden "
               "states go up while the next ones are computed." },
     { "cpu", CONFFILE_STRING, AT(cpu), "auto",
-      .help = "Instruction set: auto, scalar, avx2, avx512, neon, neon-dotprod or "
-              "neon-i8mm. All give the same "
-              "bits." },
+      .help = "Instruction set: auto, scalar, avx2, avxvnni, avx512, neon, neon-dotprod "
+              "or neon-i8mm. All give the same bits." },
     { "mode", CONFFILE_ENUM, AT(mode), "collaborative", .choices = policy_mode_names,
       .help = "Where tokens come from. standalone: the last exit decides, no cloud. "
               "collaborative: exits where they are sure, else the cloud. cloud: the "

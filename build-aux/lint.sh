@@ -20,6 +20,7 @@ need() # tool, Debian package
 tidy='f=$1; shift
     case $f in
     */kernels_avx2*) set -- "$@" -mavx2 -mfma -mf16c ;;
+    */kernels_avxvnni*) set -- "$@" -mavx2 -mfma -mf16c -mavxvnni ;;
     */kernels_avx512*) set -- "$@" -mavx512f -mavx512bw -mavx512vl -mavx512dq \
         -mavx512vnni -mfma -mf16c ;;
     esac

@@ -164,8 +164,8 @@ backend_close(struct backend *b)
 /* What every constructor needs. Zero-initialise, then set. */
 struct backend_options {
     int n_threads;          /* 0: cores allowed by affinity and cgroup */
-    const char *cpu;        /* NULL or "auto", "scalar", "avx2", "avx512", "neon",
-                               "neon-dotprod", "neon-i8mm" */
+    const char *cpu;        /* NULL or "auto", "scalar", "avx2", "avxvnni", "avx512",
+                               "neon", "neon-dotprod", "neon-i8mm" */
     int layer_from;         /* blocks to load: [layer_from, layer_to) */
     int layer_to;           /* 0: to the last block of the file */
     bool final_head;        /* load output norm and matrix for HEAD_FINAL */

@@ -18,14 +18,16 @@ struct feature {
     int present;
 };
 
-#define MAX_FEATURES 12
+#define MAX_FEATURES 16
 
-#define CPU_EVERY_X86  (CPU_AVX2 | CPU_AVX512)
+#define CPU_EVERY_X86  (CPU_AVX2 | CPU_AVXVNNI | CPU_AVX512)
 #define CPU_EVERY_NEON (CPU_NEON | CPU_NEON_DOTPROD | CPU_NEON_I8MM)
 
 #if defined(__x86_64__)
 
 #include <cpuid.h>
+
+#define LEAF7_1_EAX_AVXVNNI (1u << 4) /* older cpuid.h do not name it */
 
 #define XCR0_AVX    0x06u /* SSE and upper halves of ymm */
 #define XCR0_AVX512 0xe6u /* and masks, upper halves of zmm, zmm16 and up */
@@ -42,19 +44,23 @@ saved_registers(void)
 static int
 list_features(struct feature f[MAX_FEATURES])
 {
-    unsigned a, b = 0, c = 0, d, c1 = 0, n = 0;
+    unsigned a = 0, b = 0, c = 0, d, c1 = 0, a7_1 = 0, ignored, n = 0;
     uint64_t xcr0 = 0;
 
     if (__get_cpuid(1, &a, &b, &c1, &d) && (c1 & bit_OSXSAVE))
         xcr0 = saved_registers();
-    b = c = 0;
+    a = b = c = 0;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
-        b = c = 0;
+        a = b = c = 0;
+    if (a >= 1) /* the last part of leaf 7 */
+        __get_cpuid_count(7, 1, &a7_1, &ignored, &ignored, &ignored);
     f[n++] = (struct feature){ CPU_AVX2, "avx2", (b & bit_AVX2) != 0 };
     f[n++] = (struct feature){ CPU_AVX2, "fma", (c1 & bit_FMA) != 0 };
     f[n++] = (struct feature){ CPU_AVX2, "f16c", (c1 & bit_F16C) != 0 };
     f[n++] = (struct feature){ CPU_AVX2, "the system saving ymm registers",
                                (xcr0 & XCR0_AVX) == XCR0_AVX };
+    f[n++] =
+        (struct feature){ CPU_AVXVNNI, "avx_vnni", (a7_1 & LEAF7_1_EAX_AVXVNNI) != 0 };
     f[n++] = (struct feature){ CPU_AVX512, "avx512f", (b & bit_AVX512F) != 0 };
     f[n++] = (struct feature){ CPU_AVX512, "avx512bw", (b & bit_AVX512BW) != 0 };
     f[n++] = (struct feature){ CPU_AVX512, "avx512vl", (b & bit_AVX512VL) != 0 };
@@ -105,7 +111,7 @@ list_features(struct feature f[MAX_FEATURES])
 static unsigned
 with_foundations(unsigned sets)
 {
-    if (sets & CPU_AVX512)
+    if (sets & (CPU_AVXVNNI | CPU_AVX512))
         sets |= CPU_AVX2;
     if (sets & CPU_NEON_I8MM)
         sets |= CPU_NEON_DOTPROD;

@@ -10,10 +10,11 @@
 
 /* What the kernels of a set need, all of it. */
 #define CPU_AVX2         1u  /* AVX2, FMA, F16C */
-#define CPU_AVX512       2u  /* AVX-512 F, BW, VL, DQ and VNNI, besides CPU_AVX2 */
-#define CPU_NEON         4u  /* Advanced SIMD: every 64-bit ARM */
-#define CPU_NEON_DOTPROD 8u  /* sdot, besides CPU_NEON */
-#define CPU_NEON_I8MM    16u /* smmla, besides CPU_NEON_DOTPROD */
+#define CPU_AVXVNNI      2u  /* VEX-encoded vpdpbusd, besides CPU_AVX2 */
+#define CPU_AVX512       4u  /* AVX-512 F, BW, VL, DQ and VNNI, besides CPU_AVX2 */
+#define CPU_NEON         8u  /* Advanced SIMD: every 64-bit ARM */
+#define CPU_NEON_DOTPROD 16u /* sdot, besides CPU_NEON */
+#define CPU_NEON_I8MM    32u /* smmla, besides CPU_NEON_DOTPROD */
 
 /* Sets present: CPU_* flags. */
 unsigned cpu_flags(void);

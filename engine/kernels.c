@@ -13,12 +13,17 @@
 #include "engine/cpu.h"
 
 /* Worst first. */
-enum { SCALAR, AVX2, AVX512, NEON, NEON_DOTPROD, NEON_I8MM, N_TABLES };
+enum { SCALAR, AVX2, AVXVNNI, AVX512, NEON, NEON_DOTPROD, NEON_I8MM, N_TABLES };
 
 #ifdef HAVE_KERNELS_AVX2
 #define BUILT_AVX2 1
 #else
 #define BUILT_AVX2 0
+#endif
+#ifdef HAVE_KERNELS_AVXVNNI
+#define BUILT_AVXVNNI 1
+#else
+#define BUILT_AVXVNNI 0
 #endif
 #ifdef HAVE_KERNELS_AVX512
 #define BUILT_AVX512 1
@@ -48,6 +53,7 @@ static const struct {
 } sets[N_TABLES] = {
     [SCALAR] = { "scalar", 0, 1 },
     [AVX2] = { "avx2", CPU_AVX2, BUILT_AVX2 },
+    [AVXVNNI] = { "avxvnni", CPU_AVXVNNI, BUILT_AVXVNNI },
     [AVX512] = { "avx512", CPU_AVX512, BUILT_AVX512 },
     [NEON] = { "neon", CPU_NEON, BUILT_NEON },
     [NEON_DOTPROD] = { "neon-dotprod", CPU_NEON_DOTPROD, BUILT_NEON_DOTPROD },
@@ -63,8 +69,11 @@ build_tables(void)
     for (int i = 0; i < N_TABLES; i++)
         kernels_scalar_install(&tables[i]);
 #ifdef HAVE_KERNELS_AVX2
-    kernels_avx2_install(&tables[AVX2]);
-    kernels_avx2_install(&tables[AVX512]);
+    for (int i = AVX2; i <= AVX512; i++)
+        kernels_avx2_install(&tables[i]);
+#endif
+#ifdef HAVE_KERNELS_AVXVNNI
+    kernels_avxvnni_install(&tables[AVXVNNI]);
 #endif
 #ifdef HAVE_KERNELS_AVX512
     kernels_avx512_install(&tables[AVX512]);
@@ -114,11 +123,10 @@ choose_by_name(const struct kernels **out, const char *cpu, struct err *err)
                            missing);
         return err_set(err, CE_EUNSUPPORTED, "cpu %s: not in this build", cpu);
     }
-    return err_set(
-        err, CE_EINVAL,
-        "cpu \"%s\" is none of auto, scalar, avx2, avx512, neon, neon-dotprod, "
-        "neon-i8mm",
-        cpu);
+    return err_set(err, CE_EINVAL,
+                   "cpu \"%s\" is none of auto, scalar, avx2, avxvnni, avx512, neon, "
+                   "neon-dotprod, neon-i8mm",
+                   cpu);
 }
 
 int

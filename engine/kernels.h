@@ -139,6 +139,7 @@ const struct kernels *kernels_at(int i);
 /* Who fills what; only kernels.c and tests call these. */
 void kernels_scalar_install(struct kernels *k);
 void kernels_avx2_install(struct kernels *k);
+void kernels_avxvnni_install(struct kernels *k);
 void kernels_avx512_install(struct kernels *k);
 void kernels_neon_install(struct kernels *k);
 void kernels_neon_dotprod_install(struct kernels *k);

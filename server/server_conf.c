@@ -65,7 +65,7 @@ static const struct conffile_key keys[] = {
     { "threads", CONFFILE_INT, FIELD(threads), "0", .min = 0, .max = 1024,
       .help = "Threads that compute. 0: as many as there are cores to use." },
     { "cpu", CONFFILE_STRING, FIELD(cpu), "auto",
-      .help = "Instruction set of the kernels: auto, scalar, avx2, avx512, neon, "
+      .help = "Instruction set of the kernels: auto, scalar, avx2, avxvnni, avx512, neon, "
               "neon-dotprod or neon-i8mm. The results do not depend on it." },
     { "n_ctx", CONFFILE_INT, FIELD(n_ctx), "0", .min = 0, .max = 1048576,
       .help = "Most positions of a sequence. 0: the model's own." },

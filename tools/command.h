@@ -65,7 +65,7 @@ struct engine_options {
       1,           256 },                                                                \
     {                                                                                    \
         "cpu", 0, OPTIONS_TEXT, &(e)->cpu, "NAME",                                       \
-            "kernels: auto, scalar, avx2, avx512", 0, 0                                  \
+            "kernels: auto, scalar, avx2, avxvnni, avx512", 0, 0                         \
     }
 
 /* The option --exits, for every command that can use exit heads. */

@@ -313,10 +313,21 @@ test_choice(void **state)
 #else
     const char *foreign = "neon-i8mm", *lacking = "ARM";
 #endif
+    static const char *const names[] = { "scalar", "avx2",         "avxvnni",  "avx512",
+                                         "neon",   "neon-dotprod", "neon-i8mm" };
     const struct kernels *chosen;
     struct err err;
 
     (void)state;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        int rc = kernels_choose(&chosen, names[i], &err);
+
+        if (rc == 0)
+            assert_string_equal(chosen->name, names[i]);
+        else
+            assert_int_equal(rc, CE_EUNSUPPORTED);
+        assert_true(rc == 0 || strstr(err.text, "lacks") || strstr(err.text, "not in"));
+    }
     assert_int_equal(kernels_choose(&chosen, NULL, &err), 0);
     assert_non_null(chosen);
     for (int i = 0; kernels_at(i) != NULL; i++) {

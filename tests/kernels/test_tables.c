@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_tables.c - every instruction set gives the bits of scalar.
  *
- * All tables this CPU runs are compared, and AVX-512 also through SIMDe where that
- * is installed (HAVE_SIMDE_TABLE), so that its source runs on every machine. Outputs
- * are surrounded by guard values: a kernel writes what it should and no more.
+ * All tables this CPU runs are compared, AVX-512 also through SIMDe where that is
+ * installed (HAVE_SIMDE_TABLE), and AVX-VNNI also with stand-ins for its instruction,
+ * so that their sources run on every machine with AVX2. Outputs are surrounded by
+ * guard values: a kernel writes what it should and no more.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -15,10 +16,11 @@
 #include <cmocka.h>
 
 #include "cases.h"
+#include "engine/cpu.h"
 #include "engine/logits.h"
 #include "engine/mathfn.h"
 
-#define MAX_TABLES 8
+#define MAX_TABLES 12
 #define GUARD      16 /* floats around outputs */
 
 static const struct kernels *scalar, *tables[MAX_TABLES];
@@ -26,7 +28,12 @@ static int n_tables;
 
 #ifdef HAVE_SIMDE_TABLE
 void kernels_avx512_simde_install(struct kernels *k);
-static struct kernels simde;
+#endif
+#ifdef HAVE_AVXVNNI_EMULATED
+void kernels_avxvnni_emulated_install(struct kernels *k);
+#endif
+#ifdef HAVE_AVXVNNI_EVEX
+void kernels_avxvnni_evex_install(struct kernels *k);
 #endif
 
 /* ---- comparing ---- */
@@ -391,6 +398,23 @@ test_logits_not_finite(void **state)
     }
 }
 
+/* A table of the source of other CPUs, on scalar, if this CPU has what it needs. */
+__attribute__((unused)) static void
+add_source(unsigned needs, void (*install)(struct kernels *), const char *name)
+{
+    static struct kernels made[3];
+    static int n_made;
+    struct kernels *k = &made[n_made];
+
+    if (needs & ~cpu_flags())
+        return;
+    kernels_scalar_install(k);
+    install(k);
+    k->name = name;
+    tables[n_tables++] = k;
+    n_made++;
+}
+
 int
 main(void)
 {
@@ -406,12 +430,13 @@ main(void)
     while (n_tables < MAX_TABLES - 1 && (tables[n_tables] = kernels_at(n_tables)) != NULL)
         n_tables++;
 #ifdef HAVE_SIMDE_TABLE
-    if (n_tables > 1) { /* emulation needs AVX2 */
-        kernels_scalar_install(&simde);
-        kernels_avx512_simde_install(&simde);
-        simde.name = "avx512 through SIMDe";
-        tables[n_tables++] = &simde;
-    }
+    add_source(CPU_AVX2, kernels_avx512_simde_install, "avx512 through SIMDe");
+#endif
+#ifdef HAVE_AVXVNNI_EMULATED
+    add_source(CPU_AVX2, kernels_avxvnni_emulated_install, "avxvnni, emulated");
+#endif
+#ifdef HAVE_AVXVNNI_EVEX
+    add_source(CPU_AVX512, kernels_avxvnni_evex_install, "avxvnni, encoded as AVX-512");
 #endif
     for (int t = 0; t < n_tables; t++)
         print_message("comparing %s\n", tables[t]->name);
