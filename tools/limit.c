@@ -42,6 +42,10 @@ choose(const char *kernels)
     if ((flags & CPU_AVX512) && (!kernels || strcmp(kernels, "avx512") == 0))
         return &limit_avx512;
 #endif
+#ifdef HAVE_KERNELS_AVXVNNI
+    if ((flags & CPU_AVXVNNI) && (!kernels || strcmp(kernels, "avxvnni") == 0))
+        return &limit_avxvnni;
+#endif
 #ifdef HAVE_KERNELS_AVX2
     if ((flags & CPU_AVX2) && (!kernels || strcmp(kernels, "avx2") == 0))
         return &limit_avx2;

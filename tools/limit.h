@@ -44,6 +44,9 @@ struct limit_ops {
     size_t macs_per_round;
 };
 
-extern const struct limit_ops limit_scalar, limit_avx2, limit_avx512;
+extern const struct limit_ops limit_scalar, limit_avx2, limit_avxvnni, limit_avx512;
+
+/* The reading of limit_avx2, which is also AVX-VNNI's. */
+uint64_t limit_avx2_read(const void *p, size_t n);
 
 #endif

@@ -12,8 +12,8 @@
 
 #define ACCUMULATORS 12
 
-static uint64_t
-read_all(const void *p, size_t n)
+uint64_t
+limit_avx2_read(const void *p, size_t n)
 {
     const __m256i *v = p;
     __m256i sum[4] = { _mm256_setzero_si256(), _mm256_setzero_si256(),
@@ -61,5 +61,5 @@ multiply(size_t n)
     return last;
 }
 
-const struct limit_ops limit_avx2 = { "vpmaddubsw", read_all, multiply,
+const struct limit_ops limit_avx2 = { "vpmaddubsw", limit_avx2_read, multiply,
                                       (size_t)32 * ACCUMULATORS };
