@@ -88,6 +88,13 @@ struct backend_info {
     size_t kv_budget_bytes; /* most bytes of pages; 0 = no limit */
 };
 
+/* Where the time of all steps since open went. */
+struct backend_times {
+    double run_seconds;       /* inside backend_run */
+    double attention_seconds; /* of it, queries against the cache; neither projections
+                                 nor rope */
+};
+
 struct backend;
 
 struct backend_ops {
@@ -97,6 +104,7 @@ struct backend_ops {
     int32_t (*n_past)(const struct backend *b, int seq, int layer);
     size_t (*kv_bytes)(const struct backend *b, int seq);
     int (*run)(struct backend *b, const struct batch *batch, struct err *err);
+    struct backend_times (*times)(const struct backend *b); /* optional */
     void (*close)(struct backend *b);
 };
 
@@ -152,6 +160,13 @@ static inline int
 backend_run(struct backend *b, const struct batch *batch, struct err *err)
 {
     return b->ops->run(b, batch, err);
+}
+
+/* All zeros from a backend that does not keep them. */
+static inline struct backend_times
+backend_times(const struct backend *b)
+{
+    return b->ops->times ? b->ops->times(b) : (struct backend_times){ 0, 0 };
 }
 
 static inline void

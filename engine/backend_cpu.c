@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/clock.h"
 #include "engine/chunk.h"
 #include "engine/heads.h"
 #include "engine/kernels.h"
@@ -46,6 +47,7 @@ struct backend_cpu {
     struct kv_need *needs; /* [max_seqs] of the step */
     uint64_t *seen;        /* [max_seqs] number of the last step with this sequence */
     uint64_t n_steps;
+    int64_t run_ns;                /* computing steps so far */
     struct span_list rows, wanted; /* of the chunk */
     struct head_row *head_rows;    /* [MAX_ROWS] of the chunk */
 };
@@ -300,6 +302,7 @@ cpu_run(struct backend *base, const struct batch *batch, struct err *err)
     bool blocks = batch->layer_from < batch->layer_to;
     struct region region = { .b = b, .batch = batch };
     struct chunk_cursor at = { 0, 0 };
+    int64_t begin = clock_ns();
     int rc;
 
     if ((rc = check_batch(b, batch, err)) || (rc = check_items(b, batch, err)))
@@ -317,9 +320,19 @@ cpu_run(struct backend *base, const struct batch *batch, struct err *err)
     if (blocks)
         kv_cache_advance(b->kv, b->needs, batch->n_items, batch->layer_from,
                          batch->layer_to);
+    b->run_ns += clock_ns() - begin;
     if (!results_finite(batch))
         return err_set(err, CE_EINTERNAL, "logits are not finite");
     return 0;
+}
+
+static struct backend_times
+cpu_times(const struct backend *base)
+{
+    const struct backend_cpu *b = (const struct backend_cpu *)base;
+
+    return (struct backend_times){ (double)b->run_ns * 1e-9,
+                                   (double)layers_attend_ns(b->layers) * 1e-9 };
 }
 
 /* ---- open and close ---- */
@@ -349,6 +362,7 @@ static const struct backend_ops cpu_ops = {
     .n_past = cpu_n_past,
     .kv_bytes = cpu_kv_bytes,
     .run = cpu_run,
+    .times = cpu_times,
     .close = cpu_close,
 };
 

@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/clock.h"
 #include "engine/mathfn.h"
 #include "engine/quant.h"
 
@@ -41,6 +42,7 @@ struct layers {
     float *k, *v;        /* [max_rows, kv_dim] */
     double *frequencies; /* [n_half] */
     float *cos, *sin;    /* [max_rows, n_half], by input row */
+    int64_t attend_ns;   /* in attend stages so far; thread 0 counts */
 };
 
 /* ---- life ---- */
@@ -123,6 +125,12 @@ float *
 layers_x(struct layers *l)
 {
     return l->x;
+}
+
+int64_t
+layers_attend_ns(const struct layers *l)
+{
+    return l->attend_ns;
 }
 
 /* ---- the chunk's rows come in ---- */
@@ -406,8 +414,11 @@ attention(struct layers *l, struct worker_id id, const struct block_weights *w,
 {
     const struct model_config *mc = &l->c.model->config;
     struct activations a = act_rows_view(&l->att, (size_t)rows->n_rows);
+    int64_t begin = id.tid == 0 ? clock_ns() : 0;
 
     attend(l, id, rows, layer);
+    if (id.tid == 0) /* leaves the stage when all have: this is everybody's time */
+        l->attend_ns += clock_ns() - begin;
     if (mc->n_heads / mc->n_kv_heads * mc->head_dim % ACT_GROUP != 0)
         quantise_attention(l, id, rows->n_rows);
     linear_add(l->c.kernels, id, &w->attn_output, &a, &l->scratch, l->x);

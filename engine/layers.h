@@ -7,6 +7,8 @@
 #ifndef CE_ENGINE_LAYERS_H
 #define CE_ENGINE_LAYERS_H
 
+#include <stdint.h>
+
 #include "common/error.h"
 #include "engine/chunk.h"
 #include "engine/kernels.h"
@@ -43,5 +45,9 @@ void layers_load(struct layers *l, struct worker_id id, const struct batch *b,
  * residual stream holds the rows `wanted` (chunk_wanted), no others. */
 void layers_run(struct layers *l, struct worker_id id, const struct span_list *rows,
                 const struct span_list *wanted, int from, int to);
+
+/* Nanoseconds that the attend stages of all layers_run took since layers_new. For the
+ * owner, outside of regions. */
+int64_t layers_attend_ns(const struct layers *l);
 
 #endif

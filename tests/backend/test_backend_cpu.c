@@ -257,6 +257,38 @@ test_not_finite(void **state)
     drop_model(m);
 }
 
+/* ---- where time went ---- */
+
+static void
+test_times(void **state)
+{
+    struct backend_options o = { .n_threads = 2 };
+    struct model *m = make_model(&shapes[0]);
+    int32_t tokens[300] = { 0 };
+    struct batch_item item = { .n_rows = 300, .tokens = tokens };
+    struct batch batch = {
+        .layer_to = 3, .head = HEAD_NONE, .n_items = 1, .items = &item
+    };
+    struct backend_times t, later;
+    struct backend *b, silent = { .ops = &(const struct backend_ops){ 0 } };
+
+    (void)state;
+    assert_int_equal(backend_cpu_open(&b, m, &o, NULL), 0);
+    t = backend_times(b);
+    assert_true(t.run_seconds == 0 && t.attention_seconds == 0);
+    assert_int_equal(backend_seq_open(b, &item.seq, NULL), 0);
+    assert_int_equal(backend_run(b, &batch, NULL), 0);
+    t = backend_times(b);
+    assert_true(t.attention_seconds > 0 && t.attention_seconds < t.run_seconds);
+    assert_int_equal(backend_run(b, &batch, NULL), CE_EGAP); /* a step that is refused */
+    later = backend_times(b);
+    assert_true(later.attention_seconds == t.attention_seconds);
+    backend_close(b);
+    drop_model(m);
+    t = backend_times(&silent);
+    assert_true(t.run_seconds == 0 && t.attention_seconds == 0);
+}
+
 /* ---- options, and the real model ---- */
 
 static void
@@ -321,9 +353,10 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_suite),   cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_plain),   cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_options), cmocka_unit_test(test_real_model),
+        cmocka_unit_test(test_suite),      cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_plain),      cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_times),      cmocka_unit_test(test_options),
+        cmocka_unit_test(test_real_model),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
