@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -14,6 +15,7 @@
 #include "tools/median.h"
 #include "tools/peer.h"
 #include "tools/perplexity.h"
+#include "tools/program.h"
 #include "tools/progress.h"
 #include "tools/units.h"
 
@@ -113,6 +115,41 @@ test_short_jobs_are_quiet(void **state)
     progress_busy_end(NULL);
 }
 
+/* ---- other programs ---- */
+
+static int
+shell(const char *script, char **text, struct err *err)
+{
+    char *argv[] = { (char[]){ "/bin/sh" }, (char[]){ "-c" }, (char *)(uintptr_t)script,
+                     NULL };
+
+    return program_capture(argv, text, err);
+}
+
+static void
+test_program(void **state)
+{
+    char *missing[] = { (char[]){ "/nonexistent/program" }, NULL }, *text;
+    struct err err;
+
+    (void)state;
+    assert_int_equal(shell("echo one; echo lost >&2; echo two", &text, &err), 0);
+    assert_string_equal(text, "one\ntwo\n");
+    free(text);
+    assert_int_equal(shell("echo unread", NULL, &err), 0);
+    assert_int_equal(shell("head -c 3000000 /dev/zero", &text, &err), 0); /* all taken */
+    free(text);
+    assert_int_equal(shell("echo partly; exit 7", &text, &err), CE_EIO);
+    assert_null(text);
+    assert_non_null(strstr(err.text, "/bin/sh failed (status 7)"));
+    assert_int_equal(shell("kill -9 $$", &text, &err), CE_EIO);
+    assert_non_null(strstr(err.text, "signal 9"));
+    assert_int_equal(program_capture(missing, &text, &err), CE_ENOTFOUND);
+    assert_null(text);
+    assert_true(program_exists("/bin/sh"));
+    assert_false(program_exists(missing[0]));
+}
+
 static void
 test_peer_bench(void **state)
 {
@@ -165,6 +202,10 @@ test_peer_nonsense(void **state)
     assert_int_equal(peer_run(&p, "/nonexistent", "x.gguf", 1, 1, &err), CE_ENOTFOUND);
     assert_non_null(strstr(err.text, "/nonexistent/llama-bench"));
     assert_int_equal(peer_run(&p, "/", "x.gguf", 1, 1, &err), CE_ENOTFOUND);
+    assert_int_equal(peer_run_q4_0(&p, "/", "x.gguf", 1, 1, &err), CE_ENOTFOUND);
+    assert_non_null(strstr(err.text, "llama-quantize"));
+    assert_int_equal(peer_check("/nonexistent", &err), CE_ENOTFOUND);
+    assert_false(peer_can_quantise("/nonexistent"));
 }
 
 static void
@@ -193,6 +234,7 @@ main(void)
         cmocka_unit_test(test_units),
         cmocka_unit_test(test_progress_text),
         cmocka_unit_test(test_short_jobs_are_quiet),
+        cmocka_unit_test(test_program),
         cmocka_unit_test(test_peer_bench),
         cmocka_unit_test(test_peer_batched),
         cmocka_unit_test(test_peer_nonsense),
