@@ -95,7 +95,7 @@ int
 cases_list(struct bench_case out[CASES_MAX], const struct model *m,
            const struct backend *b)
 {
-    static const int batches[] = { 1, 2, 4, 8, 16, 32 };
+    static const int batches[] = { 1, 2, 4, 8, 16, 32, 64 };
     int n_ctx = b->info.n_ctx, split = m->config.n_layers * 2 / 3, n = 0;
 
     if (b->info.n_exits > 0)

@@ -18,7 +18,7 @@
 #include "engine/backend.h"
 #include "engine/model.h"
 
-#define CASES_MAX_BATCH 32
+#define CASES_MAX_BATCH 64
 #define CASES_MAX       (MODEL_MAX_EXITS + 16)
 
 enum cases_kind {

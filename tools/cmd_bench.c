@@ -6,130 +6,193 @@
  * machine would need at least for the same bytes and multiply-adds; the machine's
  * limits are measured in the same run (limit.h). bench/METHODOLOGY.md has the
  * definitions.
+ *
+ * Half of the samples are taken before everything that they are compared with (limits,
+ * llama.cpp) and half after it, so that a machine that gets slower or busier in between
+ * does so for both sides. Samples with one thread belong to the same halves.
  */
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "common/clock.h"
+#include "engine/threads.h"
+#include "tools/bench_report.h"
 #include "tools/cases.h"
 #include "tools/command.h"
+#include "tools/figures.h"
 #include "tools/limit.h"
-#include "tools/median.h"
 #include "tools/peer.h"
 #include "tools/progress.h"
-#include "tools/units.h"
 
-#include "engine/threads.h"
+#define SCALING_BATCH 32 /* the batched decoding that one thread repeats by default */
 
-#define MAX_REPEATS 100
-
-struct figure {
-    struct bench_case c;
-    double seconds;           /* median of a sample */
-    double best, worst;       /* seconds */
-    double tokens_per_second; /* of the median */
-    double limit;             /* tokens per second the machine allows */
+/* As on the command line. */
+struct wishes {
+    const char *only;    /* NULL: all figures */
+    const char *scaling; /* NULL: the usual ones */
+    const char *peer;    /* NULL: none */
+    struct engine_options engine;
+    int repeats;
+    bool json;
 };
 
 struct bench {
     struct loaded loaded;
-    const char *path;
-    int n_threads, repeats;
-    double load_seconds;
-    size_t peak_bytes; /* most resident memory, before the limits were measured */
-    struct figure figures[CASES_MAX];
-    int n_figures;
-    struct limit limit;
-    struct peer peer;
-    bool has_peer;
-    char cpu_name[128];
+    struct backend *lone; /* one thread on the same model; NULL when not needed */
+    struct bench_report report;
 };
+
+/* Room for every figure. */
+static const struct backend_options heads_and_seqs = { .final_head = true,
+                                                       .exit_heads = true,
+                                                       .max_seqs = CASES_MAX_BATCH };
+
+/* ---- what to measure ---- */
+
+/* Prefill and a large batch, where a second thread should nearly double the speed. */
+static int
+usual_scaling(struct bench_case out[CASES_MAX], const struct figures *all)
+{
+    int n = 0;
+
+    for (int i = 0; i < all->n; i++) {
+        const struct bench_case *c = &all->list[i].c;
+
+        if (c->kind == CASES_PREFILL ||
+            (c->kind == CASES_DECODE && c->n == SCALING_BATCH))
+            out[n++] = *c;
+    }
+    return n;
+}
+
+static int
+choose_scaling(struct bench_report *r, const char *scaling, struct err *err)
+{
+    struct bench_case cases[CASES_MAX];
+    int n = 0, rc;
+
+    if (r->n_threads == 1 || (scaling && strcmp(scaling, "none") == 0))
+        return 0;
+    if (!scaling)
+        return figures_choose(&r->lone, cases, usual_scaling(cases, &r->all), NULL, err);
+    for (; n < r->all.n; n++)
+        cases[n] = r->all.list[n].c;
+    rc = figures_choose(&r->lone, cases, n, strcmp(scaling, "all") == 0 ? NULL : scaling,
+                        err);
+    return rc == 0 ? 0 : err_prefix(err, "--scaling");
+}
+
+static int
+choose(struct bench *b, const struct wishes *w, struct err *err)
+{
+    struct bench_case cases[CASES_MAX];
+    int n = cases_list(cases, b->loaded.model, b->loaded.backend);
+
+    if (figures_choose(&b->report.all, cases, n, w->only, err) != 0)
+        return err_prefix(err, "--only");
+    return choose_scaling(&b->report, w->scaling, err);
+}
 
 /* ---- measuring ---- */
 
-static int
-measure_case(struct bench *b, const struct bench_case *c, struct progress *progress,
-             struct err *err)
+static void
+note_peak(struct bench_report *r)
 {
-    double seconds[MAX_REPEATS];
-    struct figure *f = &b->figures[b->n_figures];
-    struct cases_run *run;
-    double warm;
-    int rc = cases_prepare(&run, c, b->loaded.backend, err);
+    struct rusage usage;
 
-    if (rc == 0)
-        rc = cases_sample(run, &warm, err); /* pages and caches; not counted */
-    for (int i = 0; rc == 0 && i < b->repeats; i++) {
-        rc = cases_sample(run, &seconds[i], err);
-        progress_set(progress, progress->done + 1, c->name);
-    }
-    cases_finish(run);
+    if (r->peak_bytes == 0 && getrusage(RUSAGE_SELF, &usage) == 0)
+        r->peak_bytes = (size_t)usage.ru_maxrss * 1024;
+}
+
+/* One thread's backend beside the other one, which sleeps meanwhile. */
+static int
+open_lone(struct bench *b, const struct wishes *w, struct err *err)
+{
+    struct backend_options o = heads_and_seqs;
+
+    if (b->lone)
+        return 0;
+    o.n_threads = 1;
+    o.cpu = w->engine.cpu;
+    return backend_cpu_open(&b->lone, b->loaded.model, &o, err);
+}
+
+/* n samples of everything. */
+static int
+measure_half(struct bench *b, const struct wishes *w, int n, struct err *err)
+{
+    struct bench_report *r = &b->report;
+    int rc = figures_sample(&r->all, b->loaded.backend, n, "measuring", err);
+
+    note_peak(r); /* before anything that a user of the model would not have */
+    if (rc != 0 || r->lone.n == 0)
+        return rc;
+    if ((rc = open_lone(b, w, err)))
+        return rc;
+    return figures_sample(&r->lone, b->lone, n, "measuring with one thread", err);
+}
+
+static int
+measure_peer(struct bench_report *r, const char *dir, struct err *err)
+{
+    struct progress_busy *busy;
+    int rc;
+
+    if (!dir)
+        return 0;
+    busy = progress_busy_start("llama.cpp");
+    rc = peer_run(&r->peer, dir, r->path, r->n_threads, r->repeats, err);
+    progress_busy_end(busy);
     if (rc != 0)
-        return err_prefix(err, "%s", c->name);
-    f->c = *c;
-    f->seconds = median(seconds, (size_t)b->repeats);
-    f->best = seconds[0];
-    f->worst = seconds[b->repeats - 1];
-    f->tokens_per_second = (double)c->tokens / f->seconds;
-    b->n_figures++;
-    return 0;
-}
-
-/* Is `name` in the comma-separated list? All are when there is no list. */
-static bool
-is_wanted(const char *list, const char *name)
-{
-    size_t len = strlen(name);
-
-    if (!list)
-        return true;
-    for (const char *p = list; *p != '\0';) {
-        size_t n = strcspn(p, ",");
-
-        if (n == len && strncmp(p, name, n) == 0)
-            return true;
-        p += n + (p[n] == ',');
+        return rc;
+    if (!peer_can_quantise(dir)) {
+        fprintf(stderr,
+                "cecollm-model bench: no llama-quantize in %s, so no figures of "
+                "llama.cpp with Q4_0\n",
+                dir);
+        return 0;
     }
-    return false;
-}
-
-static int
-measure_cases(struct bench *b, const char *only, struct err *err)
-{
-    struct bench_case cases[CASES_MAX];
-    struct progress progress;
-    int n = cases_list(cases, b->loaded.model, b->loaded.backend), rc = 0, wanted = 0;
-
-    for (int i = 0; i < n; i++)
-        wanted += is_wanted(only, cases[i].name);
-    if (wanted == 0)
-        return err_set(err, CE_EINVAL, "--only %s: no figure has such a name", only);
-    progress_start(&progress, "measuring", (size_t)wanted * (size_t)b->repeats);
-    for (int i = 0; rc == 0 && i < n; i++) {
-        if (is_wanted(only, cases[i].name))
-            rc = measure_case(b, &cases[i], &progress, err);
-    }
-    progress_end(&progress);
+    busy = progress_busy_start("llama.cpp with Q4_0");
+    rc = peer_run_q4_0(&r->peer_q4_0, dir, r->path, r->n_threads, r->repeats, err);
+    progress_busy_end(busy);
     return rc;
 }
 
-static void
-note_machine(struct bench *b)
+static int
+measure(struct bench *b, const struct wishes *w, struct err *err)
 {
-    struct rusage usage;
+    struct bench_report *r = &b->report;
+    int half = (r->repeats + 1) / 2, rc;
+
+    if ((rc = measure_half(b, w, half, err)) ||
+        (rc = limit_measure(&r->limit, NULL, gguf_size_bytes(r->model->file),
+                            r->n_threads, err)) ||
+        (rc = measure_peer(r, w->peer, err)) ||
+        (rc = measure_half(b, w, r->repeats - half, err)))
+        return rc;
+    figures_sum_up(&r->all);
+    figures_sum_up(&r->lone);
+    return 0;
+}
+
+/* ---- the command ---- */
+
+static void
+note_machine(struct bench_report *r)
+{
     char line[256];
     FILE *f = fopen("/proc/cpuinfo", "re");
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
-    if (getrusage(RUSAGE_SELF, &usage) == 0)
-        b->peak_bytes = (size_t)usage.ru_maxrss * 1024;
-    snprintf(b->cpu_name, sizeof(b->cpu_name), "unknown CPU");
+    r->n_cores = cores > 0 ? (int)cores : 1;
+    snprintf(r->cpu_name, sizeof(r->cpu_name), "unknown CPU");
     while (f && fgets(line, sizeof(line), f)) {
         const char *colon = strchr(line, ':');
 
         if (strncmp(line, "model name", 10) == 0 && colon) {
-            snprintf(b->cpu_name, sizeof(b->cpu_name), "%.*s",
+            snprintf(r->cpu_name, sizeof(r->cpu_name), "%.*s",
                      (int)strcspn(colon + 2, "\n"), colon + 2);
             break;
         }
@@ -138,169 +201,72 @@ note_machine(struct bench *b)
         fclose(f);
 }
 
-/* The machine's limits, and what they mean for each figure. */
 static int
-measure_limits(struct bench *b, struct err *err)
+load(struct bench *b, const struct wishes *w, struct err *err)
 {
-    int rc = limit_measure(&b->limit, NULL, gguf_size_bytes(b->loaded.model->file),
-                           b->n_threads, err);
-
-    for (int i = 0; rc == 0 && i < b->n_figures; i++) {
-        struct figure *f = &b->figures[i];
-        double reading = f->c.bytes / b->limit.bytes_per_second;
-        double multiplying = f->c.macs / b->limit.macs_per_second;
-
-        f->limit = (double)f->c.tokens / fmax(reading, multiplying);
-    }
-    return rc;
-}
-
-static int
-measure_peer(struct bench *b, const char *dir, struct err *err)
-{
-    struct progress_busy *busy;
-    int rc;
-
-    if (!dir)
-        return 0;
-    busy = progress_busy_start("llama.cpp");
-    rc = peer_run(&b->peer, dir, b->path, b->n_threads, b->repeats, err);
-    progress_busy_end(busy);
-    b->has_peer = rc == 0;
-    return rc;
-}
-
-/* ---- reporting ---- */
-
-static void
-print_table(const struct bench *b)
-{
-    const struct backend_info *info = &b->loaded.backend->info;
-    char a[UNITS_TEXT], c[UNITS_TEXT];
-
-    printf("%s on %s, %d threads, %s\n", b->path, info->name, b->n_threads, b->cpu_name);
-    printf("load %s, weights in memory %s, ", units_seconds(a, b->load_seconds),
-           units_bytes(c, (double)info->weight_bytes));
-    printf("peak memory %s\n", units_bytes(a, (double)b->peak_bytes));
-    printf("machine: reads %s/s, %s: %smultiply-adds/s\n",
-           units_bytes(a, b->limit.bytes_per_second), b->limit.instruction,
-           units_amount(c, b->limit.macs_per_second));
-    printf("\n%-14s %11s %19s %12s %6s", "", "tokens/s", "a sample took", "limit",
-           "share");
-    printf(b->has_peer ? " %10s %6s\n" : "\n", "llama.cpp", "ratio");
-    for (int i = 0; i < b->n_figures; i++) {
-        const struct figure *f = &b->figures[i];
-        double theirs = peer_find(&b->peer, f->c.name);
-
-        snprintf(c, sizeof(c), "%s +-%.0f%%", units_seconds(a, f->seconds),
-                 50 * (f->worst - f->best) / f->seconds);
-        printf("%-14s %11.1f %19s %12.1f %5.1f%%", f->c.name, f->tokens_per_second, c,
-               f->limit, 100 * f->tokens_per_second / f->limit);
-        if (theirs > 0)
-            printf(" %10.1f %6.2f", theirs, f->tokens_per_second / theirs);
-        putchar('\n');
-    }
-}
-
-static json_t *
-figure_json(const struct bench *b, const struct figure *f)
-{
-    double theirs = peer_find(&b->peer, f->c.name);
-    json_t *o = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "tokens_per_second",
-                          f->tokens_per_second, "limit", f->limit, "share",
-                          f->tokens_per_second / f->limit, "seconds", f->seconds,
-                          "seconds_best", f->best, "seconds_worst", f->worst, "bytes",
-                          f->c.bytes, "macs", f->c.macs);
-
-    if (theirs > 0) {
-        json_object_set_new(o, "peer_tokens_per_second", json_real(theirs));
-        json_object_set_new(o, "ratio", json_real(f->tokens_per_second / theirs));
-    }
-    return o;
-}
-
-static json_t *
-bench_json(const struct bench *b)
-{
-    const struct backend_info *info = &b->loaded.backend->info;
-    const char *slash = strrchr(b->path, '/');
-    char fingerprint[65];
-    json_t *o;
-
-    model_fingerprint_text(b->loaded.model, fingerprint);
-    o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:f, s:I, s:I, s:{s:s, s:s, s:f, s:f}}",
-                  "model", slash ? slash + 1 : b->path, "fingerprint", fingerprint,
-                  "backend", info->name, "numerics", info->numerics_id, "threads",
-                  b->n_threads, "repeats", b->repeats, "load_seconds", b->load_seconds,
-                  "weight_bytes", (json_int_t)info->weight_bytes, "peak_bytes",
-                  (json_int_t)b->peak_bytes, "machine", "cpu", b->cpu_name, "instruction",
-                  b->limit.instruction, "read_bytes_per_second",
-                  b->limit.bytes_per_second, "macs_per_second", b->limit.macs_per_second);
-    if (b->has_peer)
-        json_object_set_new(o, "peer", json_string(b->peer.build));
-    for (int i = 0; i < b->n_figures; i++)
-        json_object_set_new(o, b->figures[i].c.name, figure_json(b, &b->figures[i]));
-    return o;
-}
-
-/* ---- the command ---- */
-
-static int
-load(struct bench *b, struct engine_options *engine, struct err *err)
-{
-    struct backend_options opt = { .final_head = true,
-                                   .exit_heads = true,
-                                   .max_seqs = CASES_MAX_BATCH };
+    struct bench_report *r = &b->report;
     int64_t start = clock_ns();
-    int rc = command_load(&b->loaded, b->path, engine, &opt, "bench", err);
+    int rc = command_load(&b->loaded, r->path, &w->engine, &heads_and_seqs, "bench", err);
 
-    b->load_seconds = (double)(clock_ns() - start) * 1e-9;
-    b->n_threads = engine->threads > 0 ? engine->threads : threads_default_count();
-    return rc;
+    if (rc != 0)
+        return rc;
+    r->load_seconds = (double)(clock_ns() - start) * 1e-9;
+    r->n_threads = w->engine.threads > 0 ? w->engine.threads : threads_default_count();
+    r->repeats = w->repeats;
+    r->model = b->loaded.model;
+    r->info = &b->loaded.backend->info;
+    note_machine(r);
+    return 0;
+}
+
+static int
+run(struct bench *b, const struct wishes *w, struct err *err)
+{
+    int rc = w->peer ? peer_check(w->peer, err) : 0; /* not after minutes of measuring */
+
+    if (rc != 0 || (rc = load(b, w, err)) || (rc = choose(b, w, err)) ||
+        (rc = measure(b, w, err)))
+        return rc;
+    if (w->json)
+        return command_print_json(bench_report_json(&b->report), true, err);
+    bench_report_table(&b->report);
+    return 0;
 }
 
 int
 cmd_bench(int argc, char **argv)
 {
-    struct bench b = { .repeats = 5 };
-    struct engine_options engine = { 0 };
-    const char *peer = NULL, *only = NULL;
+    struct bench b = { 0 };
+    struct wishes w = { .repeats = 5 };
     struct err err = { 0 };
-    bool json = false;
     int n, status, rc;
     const struct option_spec specs[] = {
-        { "repeats", 'r', OPTIONS_INT, &b.repeats, "N", "samples per figure (default 5)",
-          1, MAX_REPEATS },
-        { "only", 0, OPTIONS_TEXT, &only, "NAMES",
+        { "repeats", 'r', OPTIONS_INT, &w.repeats, "N", "samples per figure (default 5)",
+          1, FIGURES_MAX_SAMPLES },
+        { "only", 0, OPTIONS_TEXT, &w.only, "NAMES",
           "only these figures: prefill_512,decode_8,...", 0, 0 },
-        { "peer", 0, OPTIONS_TEXT, &peer, "DIR",
-          "also run llama-bench and llama-batched-bench found in DIR", 0, 0 },
-        COMMAND_EXITS_OPTION(&engine.exits),
-        COMMAND_ENGINE_OPTIONS(&engine),
-        { "json", 0, OPTIONS_FLAG, &json, NULL, "for programs", 0, 0 },
+        { "scaling", 0, OPTIONS_TEXT, &w.scaling, "NAMES",
+          "with one thread too: names, all, none (default prefill, decode_32)", 0, 0 },
+        { "peer", 0, OPTIONS_TEXT, &w.peer, "DIR",
+          "also run llama-bench, llama-batched-bench, llama-quantize of DIR", 0, 0 },
+        COMMAND_EXITS_OPTION(&w.engine.exits),
+        COMMAND_ENGINE_OPTIONS(&w.engine),
+        { "json", 0, OPTIONS_FLAG, &w.json, NULL, "for programs", 0, 0 },
         { 0 }
     };
-    const struct options_page page = { "bench FILE [--threads N] [--peer DIR] [--json]",
-                                       "Measure loading, prefill, decode alone and in "
-                                       "batches, catch-up and exit checks,\n"
-                                       "each beside the machine's limit.",
-                                       specs, 1, 1 };
+    const struct options_page page = {
+        "bench FILE [--threads N] [--scaling NAMES] [--peer DIR] [--json]",
+        "Measure loading, prefill, decode alone and in batches, catch-up and exit "
+        "checks,\n"
+        "each beside the machine's limit, with one thread too, and beside llama.cpp.",
+        specs, 1, 1
+    };
 
     if (!command_options(&page, argc, argv, &n, &status))
         return status;
-    b.path = argv[1];
-    rc = load(&b, &engine, &err);
-    if (rc == 0)
-        rc = measure_cases(&b, only, &err);
-    note_machine(&b);
-    if (rc == 0)
-        rc = measure_limits(&b, &err);
-    if (rc == 0)
-        rc = measure_peer(&b, peer, &err);
-    if (rc == 0 && json)
-        rc = command_print_json(bench_json(&b), true, &err);
-    else if (rc == 0)
-        print_table(&b);
+    b.report.path = argv[1];
+    rc = run(&b, &w, &err);
+    backend_close(b.lone);
     command_unload(&b.loaded);
     return rc == 0 ? COMMAND_OK : command_failed("bench", &err);
 }

@@ -268,40 +268,113 @@ class Synthetic(Case):
 
     # ---- bench ----
 
+    def bench(self, *args, **more):
+        return json.loads(self.ok("bench", self.model, "--json", *args, **more))
+
     def test_bench(self):
-        figures = json.loads(self.ok("bench", self.model, "--json", "-r", 2))
+        figures = self.bench("-r", 3, "--threads", 2)
         names = (["prefill_512", "catch_up_16", "exit_check_2", "exit_check_4"]
-                 + ["decode_%d" % n for n in (1, 2, 4, 8, 16, 32)])
+                 + ["decode_%d" % n for n in (1, 2, 4, 8, 16, 32, 64)])
         for name in names:
             f = figures[name]
             self.assertGreater(f["tokens_per_second"], 0)
             self.assertGreater(f["limit"], 0)
             self.assertAlmostEqual(f["share"], f["tokens_per_second"] / f["limit"], places=3)
+            self.assertLessEqual(f["seconds_best"], f["seconds"])
+            self.assertLessEqual(f["seconds"], f["seconds_worst"])
+            self.assertLess(f["attention_share"], 1)
+            self.assertEqual(f["attention_share"] > 0, not name.startswith("exit"), name)
+            self.assertEqual("speedup" in f, name in ("prefill_512", "decode_32"))
         self.assertGreater(figures["peak_bytes"], 0)
         self.assertGreater(figures["machine"]["read_bytes_per_second"], 0)
+        self.assertGreaterEqual(figures["machine"]["cores"], 1)
+        self.assertEqual(figures["backend"], "cpu/" + figures["kernels"])
+        self.assertRegex(figures["commit"], r"^[0-9a-z.-]+$")
         table = self.ok("bench", self.model, "--only", "decode_4,exit_check_2", "-r", 1)
+        self.assertIn("attention", table)
         self.assertIn("decode_4", table)
         self.assertNotIn("decode_8", table)
+        self.assertNotIn("speedup", table)
+
+    def test_bench_scaling(self):
+        only = ("-r", 1, "--threads", 2, "--only", "decode_1,decode_8,decode_32")
+        for scaling, want in ((["all"], {"decode_1", "decode_8", "decode_32"}),
+                              (["decode_8"], {"decode_8"}), (["none"], set())):
+            figures = self.bench(*only, "--scaling", *scaling)
+            scaled = {n for n, f in figures.items() if n.startswith("decode") and "speedup" in f}
+            self.assertEqual(scaled, want)
+            for f in (figures[n] for n in scaled):
+                speedup = f["tokens_per_second"] / f["one_thread_tokens_per_second"]
+                self.assertAlmostEqual(f["speedup"], speedup, places=4)
+        alone = self.bench("-r", 1, "--threads", 1, "--only", "decode_32")
+        self.assertNotIn("speedup", alone["decode_32"])
+        table = self.ok("bench", self.model, *only, "--scaling", "decode_8")
+        self.assertIn("speedup", table)
 
     def test_bench_refuses(self):
-        self.fails(1, "no figure", "bench", self.model, "--only", "warp_9")
+        self.fails(1, "--only: no figure", "bench", self.model, "--only", "warp_9")
+        self.fails(1, "--only: no figure", "bench", self.model, "--only", "decode_1,warp_9")
+        self.fails(1, "--scaling: no figure", "bench", self.model, "--only", "decode_1",
+                   "--threads", 2, "--scaling", "decode_2")
         self.fails(1, "llama-bench", "bench", self.model, "--only", "decode_1", "-r", 1,
                    "--peer", "/nonexistent")
 
-    def test_bench_with_peer(self):
-        peer = self.dir / "peer"
+    def fake_peer(self, name, **scripts):
+        """A folder with shell scripts in place of llama.cpp's programs."""
+        peer = self.dir / name
         peer.mkdir()
-        for name, text in (("llama-bench", '[{"n_prompt": 512, "n_gen": 0, "samples_ts": [1]}]'),
-                           ("llama-batched-bench", '{"pl": 4, "speed_tg": 2.0}')):
-            (peer / name).write_text("#!/bin/sh\necho '%s'\n" % text)
-            (peer / name).chmod(0o755)
-        f = json.loads(self.ok("bench", self.model, "--only", "prefill_512,decode_4", "-r", 1,
-                               "--peer", peer, "--json"))
-        self.assertAlmostEqual(f["decode_4"]["ratio"],
-                               f["decode_4"]["tokens_per_second"] / 2, delta=0.01 * f["decode_4"]["ratio"])
+        for program, script in scripts.items():
+            path = peer / program.replace("_", "-")
+            path.write_text("#!/bin/sh\n" + script + "\n")
+            path.chmod(0o755)
+        return peer
+
+    # Twice as fast with a file that starts with "Q4": what the fake quantiser makes.
+    SPEED = 'case $(head -c 2 "$2") in Q4) s=2;; *) s=1;; esac; '
+    BENCH = SPEED + """echo '[{"n_prompt": 512, "n_gen": 0, "samples_ts": ['$s']}]'"""
+    BATCHED = SPEED + """echo '{"pl": 4, "speed_tg": '$s'.5}'"""
+    ONLY = ("--only", "prefill_512,decode_4", "-r", 1, "--scaling", "none")
+
+    def test_bench_with_peer(self):
+        peer = self.fake_peer("peer", llama_bench=self.BENCH, llama_batched_bench=self.BATCHED)
+        r = tool("bench", self.model, *self.ONLY, "--peer", peer, "--json")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertRegex(r.stderr, "^cecollm-model bench: no llama-quantize in .*\n$")
+        f = json.loads(r.stdout)
+        for name, theirs in (("prefill_512", 1), ("decode_4", 1.5)):
+            self.assertEqual(f[name]["peer_tokens_per_second"], theirs)
+            self.assertAlmostEqual(f[name]["ratio"] * theirs / f[name]["tokens_per_second"],
+                                   1, places=4)
+            self.assertNotIn("ratio_q4_0", f[name])
         (peer / "llama-batched-bench").write_text("#!/bin/sh\nexit 3\n")
-        self.fails(1, "llama-batched-bench failed", "bench", self.model, "--only", "decode_4",
-                   "-r", 1, "--peer", peer)
+        self.fails(1, "llama-batched-bench failed .status 3", "bench", self.model, *self.ONLY,
+                   "--peer", peer)
+        (peer / "llama-batched-bench").unlink()
+        self.fails(1, "llama-batched-bench: No such file", "bench", self.model, *self.ONLY,
+                   "--peer", peer)
+
+    def test_bench_with_peers_best(self):
+        tmp = self.dir / "tmp"
+        tmp.mkdir()
+        env = {"TMPDIR": str(tmp)}
+        quantise = ('[ "$1 $4 $5" = "--allow-requantize Q4_0 2" ] && [ -s "$2" ] && '
+                    '[ -z "$(ls "$TMPDIR")" ] && echo Q4 >"$3"')
+        peer = self.fake_peer("best", llama_bench=self.BENCH, llama_quantize=quantise,
+                              llama_batched_bench=self.BATCHED)
+        only = (*self.ONLY, "--threads", 2, "--peer", peer)
+        f = self.bench(*only, env=env)
+        for name, same, best in (("prefill_512", 1, 2), ("decode_4", 1.5, 2.5)):
+            self.assertEqual(f[name]["peer_tokens_per_second"], same)
+            self.assertEqual(f[name]["peer_q4_0_tokens_per_second"], best)
+            self.assertAlmostEqual(f[name]["ratio_q4_0"] * best, f[name]["ratio"] * same,
+                                   delta=1e-4 * f[name]["tokens_per_second"])
+        table = self.ok("bench", self.model, *only, env=env)
+        self.assertRegex(table, "llama.cpp +ratio +its Q4_0 +ratio")
+        (peer / "llama-quantize").write_text("#!/bin/sh\necho half >\"$3\"; exit 1\n")
+        self.fails(1, "llama-quantize failed .status 1", "bench", self.model, *only, env=env)
+        self.fails(1, "temporary file in /nonexistent", "bench", self.model, *only,
+                   env={"TMPDIR": "/nonexistent"})
+        self.assertEqual(list(tmp.iterdir()), [])
 
 
 @unittest.skipUnless(MODEL.is_file(), "the real model is not there")

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_figures.c - what tools compute and print about numbers: medians, perplexity,
- * units, progress lines, and llama.cpp's figures.
+ * units, progress lines, rounds of samples, and llama.cpp's figures.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -8,16 +8,22 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
+#include "engine/synth.h"
+#include "tools/figures.h"
 #include "tools/limit.h"
 #include "tools/median.h"
 #include "tools/peer.h"
 #include "tools/perplexity.h"
 #include "tools/program.h"
 #include "tools/progress.h"
+#include "tools/revision.h"
 #include "tools/units.h"
+
+#define MODEL "test_figures.gguf"
 
 static void
 test_median(void **state)
@@ -113,6 +119,92 @@ test_short_jobs_are_quiet(void **state)
     progress_end(&p);
     progress_busy_end(b);
     progress_busy_end(NULL);
+}
+
+/* ---- rounds of samples ---- */
+
+static void
+test_choose(void **state)
+{
+    static const struct bench_case cases[] = { { .name = "prefill_512" },
+                                               { .name = "decode_1" },
+                                               { .name = "decode_16" } };
+    struct figures f = { 0 };
+    struct err err;
+
+    (void)state;
+    assert_int_equal(figures_choose(&f, cases, 3, NULL, &err), 0);
+    assert_int_equal(f.n, 3);
+    assert_int_equal(figures_choose(&f, cases, 3, "decode_16,prefill_512", &err), 0);
+    assert_int_equal(f.n, 2); /* in the order of the cases */
+    assert_string_equal(f.list[0].c.name, "prefill_512");
+    assert_ptr_equal(figures_find(&f, "decode_16"), &f.list[1]);
+    assert_null(figures_find(&f, "decode_1"));
+    assert_int_equal(figures_choose(&f, cases, 3, "decode_1,decode", &err), CE_EINVAL);
+    assert_non_null(strstr(err.text, "\"decode\""));
+    assert_int_equal(figures_choose(&f, cases, 3, "", &err), CE_EINVAL);
+    assert_int_equal(figures_choose(&f, cases, 3, "decode_1,", &err), CE_EINVAL);
+}
+
+static void
+test_sum_up(void **state)
+{
+    struct figures f = { .n = 1 };
+
+    (void)state;
+    f.list[0] = (struct figure){ .c.tokens = 30, .samples = { 6, 2, 3 }, .n_samples = 3 };
+    figures_sum_up(&f);
+    assert_true(f.list[0].seconds == 3 && f.list[0].tokens_per_second == 10);
+    assert_true(f.list[0].samples[0] == 2 && f.list[0].samples[2] == 6);
+}
+
+static void
+test_rounds(void **state)
+{
+    const struct synth_params p = { 2, 64, 2, 1, 32, 64, 200, 320, true, GGUF_Q8_0, 5 };
+    const struct backend_options o = { .n_threads = 2,
+                                       .final_head = true,
+                                       .max_seqs = CASES_MAX_BATCH };
+    struct figures f = { 0 };
+    struct bench_case cases[CASES_MAX];
+    struct model *m;
+    struct backend *b;
+    struct err err;
+    int n;
+
+    (void)state;
+    assert_int_equal(synth_model(&p, MODEL, &err), 0);
+    assert_int_equal(model_open(&m, MODEL, "none", &err), 0);
+    assert_int_equal(backend_cpu_open(&b, m, &o, &err), 0);
+    n = cases_list(cases, m, b);
+    assert_int_equal(figures_choose(&f, cases, n, "prefill_200,decode_64", &err), 0);
+    assert_int_equal(figures_sample(&f, b, 2, "one", &err), 0);
+    assert_int_equal(figures_sample(&f, b, 0, "none", &err), 0);
+    assert_int_equal(figures_sample(&f, b, 1, "two", &err), 0);
+    figures_sum_up(&f);
+    for (int i = 0; i < f.n; i++) {
+        const struct figure *g = &f.list[i];
+        double sampled = 0;
+
+        assert_int_equal(g->n_samples, 3);
+        for (int j = 0; j < 3; j++)
+            sampled += g->samples[j];
+        assert_true(g->tokens_per_second > 0);
+        assert_true(g->spent.attention_seconds > 0);
+        assert_true(g->spent.run_seconds > g->spent.attention_seconds);
+        assert_true(g->spent.run_seconds <= sampled); /* neither prompts nor warm-up */
+    }
+    assert_int_equal(backend_kv_bytes(b, -1), 0);
+    backend_close(b);
+    model_close(m);
+    unlink(MODEL);
+}
+
+static void
+test_revision(void **state)
+{
+    (void)state;
+    assert_true(strlen(revision) > 0);
 }
 
 /* ---- other programs ---- */
@@ -234,6 +326,10 @@ main(void)
         cmocka_unit_test(test_units),
         cmocka_unit_test(test_progress_text),
         cmocka_unit_test(test_short_jobs_are_quiet),
+        cmocka_unit_test(test_choose),
+        cmocka_unit_test(test_sum_up),
+        cmocka_unit_test(test_rounds),
+        cmocka_unit_test(test_revision),
         cmocka_unit_test(test_program),
         cmocka_unit_test(test_peer_bench),
         cmocka_unit_test(test_peer_batched),
