@@ -20,6 +20,13 @@
 
 #define ROWS 8 /* of activations, at most, at a time */
 
+#define ROW_BLOCKS(BLOCK, format)                                                        \
+    BLOCK(format, 8)                                                                     \
+    BLOCK(format, 7) BLOCK(format, 6) BLOCK(format, 5) BLOCK(format, 4) BLOCK(format, 3) \
+        BLOCK(format, 2) BLOCK(format, 1)
+
+#include "engine/kernels_quantised_walk.h"
+
 TEMPLATE __m512i
 broadcast4(const int8_t *q)
 {
@@ -38,18 +45,6 @@ store_rows(float *y, size_t y_stride, size_t n_valid, const __m512 *acc, const i
 }
 
 /* ---- quantised weights ---- */
-
-TEMPLATE size_t
-code_bytes(const enum packed_format f)
-{
-    return f == PACKED_Q8_0 ? PACKED_Q8_CODES : PACKED_Q4_CODES;
-}
-
-TEMPLATE size_t
-block_bytes(const enum packed_format f)
-{
-    return code_bytes(f) + (f == PACKED_Q4_1 ? 64 : 32);
-}
 
 /* What the integer sum of a block starts at. */
 TEMPLATE int32_t
@@ -108,17 +103,6 @@ add_block(__m512 *acc, const __m512i *sum, const uint8_t *scales,
     }
 }
 
-#define PREFETCH_AHEAD 4096 /* bytes */
-
-/* Ask for memory that the stream of blocks comes to later: the hardware alone stops at
- * each page. */
-TEMPLATE void
-prefetch(const uint8_t *block, const enum packed_format f)
-{
-    for (size_t i = 0; i < block_bytes(f); i += 64)
-        _mm_prefetch((const char *)block + PREFETCH_AHEAD + i, _MM_HINT_T0);
-}
-
 /* One tile, R rows. `first`: no rows have passed over it before. */
 TEMPLATE void
 tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
@@ -143,56 +127,6 @@ tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
     }
     store_rows(y, y_stride, n_valid, acc, R);
 }
-
-/* One tile, all rows. */
-TEMPLATE void
-tile_all(float *y, size_t y_stride, size_t n_valid, const uint8_t *tile,
-         const struct act_group *a, size_t n_blocks, size_t n_rows,
-         const enum packed_format f)
-{
-#define ROWS_OF(R) tile_rows(y, y_stride, n_valid, tile, a, n_blocks, first, f, R)
-    bool first = true;
-
-    for (; n_rows >= ROWS; first = false, n_rows -= ROWS) {
-        ROWS_OF(ROWS);
-        a += ROWS * n_blocks;
-        y += ROWS * y_stride;
-    }
-    switch (n_rows) {
-    case 7:
-        ROWS_OF(7);
-        break;
-    case 6:
-        ROWS_OF(6);
-        break;
-    case 5:
-        ROWS_OF(5);
-        break;
-    case 4:
-        ROWS_OF(4);
-        break;
-    case 3:
-        ROWS_OF(3);
-        break;
-    case 2:
-        ROWS_OF(2);
-        break;
-    case 1:
-        ROWS_OF(1);
-        break;
-    }
-#undef ROWS_OF
-}
-
-#define DEFINE_MATMUL(name, format)                                                      \
-    static void name(float *y, size_t y_stride, const struct packed *w,                  \
-                     size_t tile_from, size_t tile_to, const struct activations *a)      \
-    {                                                                                    \
-        for (size_t t = tile_from; t < tile_to; t++)                                     \
-            tile_all(y + t * PACKED_ROWS, y_stride, w->n_out - t * PACKED_ROWS,          \
-                     packed_tile(w, t), a->groups, w->n_in / PACKED_BLOCK, a->n_rows,    \
-                     format);                                                            \
-    }
 
 DEFINE_MATMUL(matmul_q4_0, PACKED_Q4_0)
 DEFINE_MATMUL(matmul_q4_1, PACKED_Q4_1)
