@@ -83,7 +83,7 @@ struct backend_info {
     int n_exits;            /* exit heads loaded; 0 when none */
     const int *exit_layers; /* [n_exits] ascending */
     bool has_final_head;
-    size_t weight_bytes;    /* resident, packed */
+    size_t weight_bytes;    /* resident, packed; not what stays in the model's file */
     size_t kv_page_bytes;   /* of one page: 64 positions of one block, K and V */
     size_t kv_budget_bytes; /* most bytes of pages; 0 = no limit */
 };
@@ -188,6 +188,8 @@ struct backend_options {
     int n_ctx;              /* 0: the model's own */
     int max_seqs;           /* most open sequences; 0: 256 */
     size_t kv_budget_bytes; /* 0: no limit */
+    bool packing_off;       /* CPU: pack tiles when they are read, keep none; the same
+                               bits, less memory, slower */
 };
 
 struct model;

@@ -6,8 +6,8 @@
  * step runs chunk by chunk (chunk.h), each chunk as one region of the worker pool:
  * load, blocks, hidden states out, head.
  *
- * Memory: packed weights, the cache's pages, and scratch for one chunk, allocated at
- * open. Running a step allocates only cache pages.
+ * Memory: packed weights (or room for tiles, weights.h), the cache's pages, and scratch
+ * for one chunk, allocated at open. Running a step allocates only cache pages.
  */
 #include "engine/backend.h"
 
@@ -264,7 +264,8 @@ run_chunk(void *arg, int tid, int n_threads)
 {
     const struct region *r = arg;
     struct backend_cpu *b = r->b;
-    struct worker_id id = { b->pool, tid };
+    struct worker_id id = { b->pool, tid, weights_room(&b->weights, tid),
+                            b->weights.room_bytes };
     struct head_job job = {
         .head = r->batch->head,
         .n_top = r->batch->n_top,
@@ -430,15 +431,20 @@ build(struct backend_cpu *b, const struct backend_options *o, struct err *err)
 {
     struct kv_config kv = { o->layer_from, o->layer_to, o->max_seqs, 0,
                             o->kv_budget_bytes };
+    struct weights_config weights = {
+        .layer_from = o->layer_from,
+        .layer_to = o->layer_to,
+        .final = o->final_head && o->layer_to == b->model->config.n_layers,
+        .exits = o->exit_heads,
+        .packing_off = o->packing_off,
+    };
     struct layers_config layers = { 0 };
     struct heads_config heads;
     int rc;
 
     if ((rc = kernels_choose(&b->kernels, o->cpu, err)) ||
         (rc = threads_new(&b->pool, o->n_threads, err)) ||
-        (rc = weights_load(&b->weights, b->model, o->layer_from, o->layer_to,
-                           o->final_head && o->layer_to == b->model->config.n_layers,
-                           o->exit_heads, b->pool, err)))
+        (rc = weights_load(&b->weights, b->model, &weights, b->pool, err)))
         return rc;
     fill_info(b, o);
     kv.page_bytes = b->base.info.kv_page_bytes;

@@ -138,13 +138,14 @@ final_norm(const struct heads *h, struct worker_id id, const struct head_row *ro
 
 /* One chunk of logits of all rows, and its summary while it is in the cache. */
 static void
-output_chunk(const struct heads *h, const struct activations *a, size_t chunk)
+output_chunk(const struct heads *h, struct worker_id id, const struct activations *a,
+             size_t chunk)
 {
     const struct packed *w = &h->c.weights->output;
     size_t t = chunk * CHUNK_TILES, end = t + CHUNK_TILES;
 
-    h->c.kernels->matmul[w->format](h->logits, h->n_vocab, w, t,
-                                    end < w->n_tiles ? end : w->n_tiles, a);
+    linear_tiles(h->c.kernels, id, w, t, end < w->n_tiles ? end : w->n_tiles, a,
+                 h->logits + t * PACKED_ROWS, h->n_vocab);
     for (size_t r = 0; r < a->n_rows; r++)
         logits_chunks(h->c.kernels, h->chunks + r * h->n_chunks,
                       h->logits + r * h->n_vocab, h->n_vocab, chunk, chunk + 1);
@@ -158,7 +159,7 @@ output(const struct heads *h, struct worker_id id, size_t n)
 
     while (worker_take(id, h->n_chunks, 1, &from, &to)) {
         for (size_t c = from; c < to; c++)
-            output_chunk(h, &a, c);
+            output_chunk(h, id, &a, c);
     }
 }
 

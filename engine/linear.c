@@ -5,7 +5,8 @@
  * every weight is read once per step by one core. Products that are not results by
  * themselves (gate, up, what is added to the residual stream) are made in small runs of
  * tiles and combined while they are in the cache; a run is whole groups of 32 outputs,
- * so that the same thread can quantise them.
+ * so that the same thread can quantise them. Packing tiles just before they are read
+ * changes nothing of this.
  */
 #include "engine/linear.h"
 
@@ -61,18 +62,43 @@ act_rows_quantise(const struct kernels *k, const struct act_rows *a, size_t row,
                     a->x + row * a->n + from, to - from);
 }
 
-static void
-matmul(const struct kernels *k, const struct packed *w, size_t from, size_t to,
-       const struct activations *a, float *y)
+/* Packed tiles from .. to as a matrix of their own. */
+static struct packed
+some_tiles(const struct packed *w, size_t from, size_t to)
 {
-    if (from < to)
-        k->matmul[w->format](y, w->n_out, w, from, to, a);
+    struct packed part = *w;
+    size_t left = w->n_out - from * PACKED_ROWS, wide = (to - from) * PACKED_ROWS;
+
+    part.data += from * w->tile_bytes;
+    part.n_tiles = to - from;
+    part.n_out = wide < left ? wide : left;
+    return part;
+}
+
+void
+linear_tiles(const struct kernels *k, struct worker_id id, const struct packed *w,
+             size_t from, size_t to, const struct activations *a, float *y,
+             size_t y_stride)
+{
+    size_t run = w->data ? to - from : id.room_bytes / w->tile_bytes;
+
+    for (; from < to; from += run, y += run * PACKED_ROWS) {
+        struct packed part;
+
+        if (run > to - from)
+            run = to - from;
+        if (w->data)
+            part = some_tiles(w, from, from + run);
+        else
+            packed_piece(&part, w, from, run, id.room);
+        k->matmul[w->format](y, y_stride, &part, 0, run, a);
+    }
 }
 
 /* Tiles from .. to of the jobs' tiles counted one after another. */
 static void
-run_jobs(const struct kernels *k, const struct linear_job *jobs, int n_jobs,
-         const struct activations *a, size_t from, size_t to)
+run_jobs(const struct kernels *k, struct worker_id id, const struct linear_job *jobs,
+         int n_jobs, const struct activations *a, size_t from, size_t to)
 {
     size_t base = 0;
 
@@ -80,7 +106,10 @@ run_jobs(const struct kernels *k, const struct linear_job *jobs, int n_jobs,
         size_t n = jobs[i].w->n_tiles;
         size_t lo = from > base ? from - base : 0, hi = to > base ? to - base : 0;
 
-        matmul(k, jobs[i].w, lo, hi < n ? hi : n, a, jobs[i].y);
+        hi = hi < n ? hi : n;
+        if (lo < hi)
+            linear_tiles(k, id, jobs[i].w, lo, hi, a, jobs[i].y + lo * PACKED_ROWS,
+                         jobs[i].w->n_out);
         base += n;
     }
 }
@@ -94,7 +123,7 @@ linear_many(const struct kernels *k, struct worker_id id, const struct linear_jo
     for (int i = 0; i < n_jobs; i++)
         total += jobs[i].w->n_tiles;
     while (worker_take(id, total, 1, &from, &to))
-        run_jobs(k, jobs, n_jobs, a, from, to);
+        run_jobs(k, id, jobs, n_jobs, a, from, to);
 }
 
 int
@@ -112,35 +141,22 @@ linear_scratch_fini(struct linear_scratch *s)
     memset(s, 0, sizeof(*s));
 }
 
-/* Tiles from .. to as a matrix of their own. */
-static struct packed
-some_tiles(const struct packed *w, size_t from, size_t to)
-{
-    struct packed part = *w;
-    size_t left = w->n_out - from * PACKED_ROWS, wide = (to - from) * PACKED_ROWS;
-
-    part.data += from * w->tile_bytes;
-    part.n_tiles = to - from;
-    part.n_out = wide < left ? wide : left;
-    return part;
-}
-
 /* y = W a, [n_rows, LINEAR_WIDTH], for one run of tiles. Returns its outputs. */
 static size_t
-run_product(const struct kernels *k, const struct packed *w, size_t from, size_t to,
-            const struct activations *a, float *y)
+run_product(const struct kernels *k, struct worker_id id, const struct packed *w,
+            size_t from, size_t to, const struct activations *a, float *y)
 {
-    struct packed part = some_tiles(w, from, to);
+    size_t past = to * PACKED_ROWS < w->n_out ? to * PACKED_ROWS : w->n_out;
 
-    k->matmul[w->format](y, LINEAR_WIDTH, &part, 0, part.n_tiles, a);
-    return part.n_out;
+    linear_tiles(k, id, w, from, to, a, y, LINEAR_WIDTH);
+    return past - from * PACKED_ROWS;
 }
 
 static void
-add_run(const struct kernels *k, const struct packed *w, const struct activations *a,
-        float *y, float *x, size_t from, size_t to)
+add_run(const struct kernels *k, struct worker_id id, const struct packed *w,
+        const struct activations *a, float *y, float *x, size_t from, size_t to)
 {
-    size_t n = run_product(k, w, from, to, a, y);
+    size_t n = run_product(k, id, w, from, to, a, y);
 
     for (size_t r = 0; r < a->n_rows; r++)
         k->add(x + r * w->n_out + from * PACKED_ROWS, y + r * LINEAR_WIDTH, n);
@@ -162,20 +178,20 @@ linear_add(const struct kernels *k, struct worker_id id, const struct packed *w,
 
     while (worker_take(id, w->n_tiles, 1, &from, &to)) {
         for (size_t t = from; t < to; t = run_end(t, to))
-            add_run(k, w, a, y, x, t, run_end(t, to));
+            add_run(k, id, w, a, y, x, t, run_end(t, to));
     }
 }
 
 /* Gate, up and SwiGLU of one run; y has room for both products. */
 static void
-gate_run(const struct kernels *k, const struct packed *gate, const struct packed *up,
-         const struct activations *a, float *y, const struct act_rows *out, size_t from,
-         size_t to)
+gate_run(const struct kernels *k, struct worker_id id, const struct packed *gate,
+         const struct packed *up, const struct activations *a, float *y,
+         const struct act_rows *out, size_t from, size_t to)
 {
     float *u = y + a->n_rows * LINEAR_WIDTH;
-    size_t first = from * PACKED_ROWS, n = run_product(k, gate, from, to, a, y);
+    size_t first = from * PACKED_ROWS, n = run_product(k, id, gate, from, to, a, y);
 
-    (void)run_product(k, up, from, to, a, u);
+    (void)run_product(k, id, up, from, to, a, u);
     for (size_t r = 0; r < a->n_rows; r++, y += LINEAR_WIDTH, u += LINEAR_WIDTH) {
         k->swiglu(y, y, u, n);
         if (out->quantised)
@@ -195,6 +211,6 @@ linear_gated(const struct kernels *k, struct worker_id id, const struct packed *
 
     while (worker_take(id, gate->n_tiles, RUN_TILES, &from, &to)) {
         for (size_t t = from; t < to; t = run_end(t, to))
-            gate_run(k, gate, up, a, y, out, t, run_end(t, to));
+            gate_run(k, id, gate, up, a, y, out, t, run_end(t, to));
     }
 }

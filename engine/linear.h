@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  * linear.h - matrix products of a step, as the threads of a region share them.
  *
- * Every function here is called by all threads of a region with the same arguments;
- * each is a stage (threads.h): it returns when all outputs are there. Which thread does
- * what never changes a bit (doc/NUMERICS.md, 1).
+ * Every function here but linear_tiles is called by all threads of a region with the same
+ * arguments; each is a stage (threads.h): it returns when all outputs are there. Which
+ * thread does what never changes a bit (doc/NUMERICS.md, 1).
  */
 #ifndef CE_ENGINE_LINEAR_H
 #define CE_ENGINE_LINEAR_H
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "engine/kernels.h"
 #include "engine/threads.h"
@@ -18,6 +19,8 @@
 struct worker_id {
     struct threads *pool;
     int tid;
+    uint8_t *room; /* my own, for tiles of matrices that are not packed; or NULL */
+    size_t room_bytes;
 };
 
 /* threads_take for this worker. */
@@ -73,6 +76,13 @@ struct linear_job {
     const struct packed *w;
     float *y; /* [n_rows, w->n_out] */
 };
+
+/* y = W a for tiles [from, to) of one matrix, by this thread alone: no stage. A matrix
+ * that is not packed goes through id.room. y: from the first output of tile `from` on,
+ * rows y_stride apart. */
+void linear_tiles(const struct kernels *k, struct worker_id id, const struct packed *w,
+                  size_t from, size_t to, const struct activations *a, float *y,
+                  size_t y_stride);
 
 /* y = W a for several matrices that read the same rows. */
 void linear_many(const struct kernels *k, struct worker_id id,

@@ -20,6 +20,9 @@
  * one thread of Zen 4: the hardware follows two interleaved streams of a few KiB badly.)
  * Blocks of Q4_0 and Q8_0 start at multiples of 32 bytes only.
  *
+ * A matrix need not be packed whole: one without `data` is only described, and a few
+ * tiles at a time are packed into room of the caller's (packed_piece).
+ *
  * Thread: packed_fill on disjoint tiles may run in parallel; immutable afterwards.
  */
 #ifndef CE_ENGINE_PACKED_H
@@ -30,6 +33,10 @@
 #include <stdint.h>
 
 #include "common/error.h"
+
+/* Of the layout above. Files on disk name it (packed_cache.h): one more for every change
+ * of a tile's bytes. */
+#define PACKED_LAYOUT 1
 
 #define PACKED_ROWS  16 /* output rows of a tile */
 #define PACKED_BLOCK 32 /* columns of a quantised block */
@@ -55,11 +62,12 @@ struct packed {
     size_t n_out, n_in; /* of the matrix; n_in is whole blocks when quantised */
     size_t n_tiles;     /* n_out / 16, rounded up */
     size_t tile_bytes;  /* a multiple of 64 */
-    uint8_t *data;      /* [n_tiles * tile_bytes], 64-byte aligned; owned */
+    uint8_t *data;      /* [n_tiles * tile_bytes], 64-byte aligned; NULL: not packed */
+    const void *rows;   /* the matrix as GGUF stores it, borrowed, or NULL */
 };
 
 /* Everything of a matrix but its memory: the caller sets `data` (packed_bytes of it,
- * 64-byte aligned) and frees it in its own way. Errors as packed_init. */
+ * 64-byte aligned) or `rows`, and frees it in its own way. Errors as packed_init. */
 int packed_shape(struct packed *out, uint32_t gguf_type, size_t n_out, size_t n_in,
                  struct err *err) CE_MUSTCHECK;
 
@@ -72,6 +80,12 @@ int packed_init(struct packed *out, uint32_t gguf_type, size_t n_out, size_t n_i
 /* Fill tiles [tile_from, tile_to) from `rows`: the whole matrix as GGUF stores it,
  * n_out rows of quant_row_bytes each, any alignment. */
 void packed_fill(struct packed *w, const void *rows, size_t tile_from, size_t tile_to);
+
+/* Make *out the tiles [tile_from, tile_from + n_tiles) of `w`, packed from w->rows into
+ * `room` (n_tiles * tile_bytes, 64-byte aligned): a matrix of its own, whose first tile
+ * is number 0. */
+void packed_piece(struct packed *out, const struct packed *w, size_t tile_from,
+                  size_t n_tiles, uint8_t *room);
 
 void packed_free(struct packed *w); /* accepts an empty one */
 

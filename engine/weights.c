@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weights.c - allocate, then pack in parallel.
+ * weights.c - allocate, then pack in parallel; or leave the matrices in the file.
  *
- * First a list of (matrix, tensor) pairs is made and all memory allocated, which may
- * fail; then one region of the pool fills the tiles, which cannot.
+ * First a list of the matrices is made and all memory allocated, which may fail; then
+ * one region of the pool fills the tiles, which cannot.
  *
  * Single decode reads every weight once per token, so page walks show: with huge pages
  * SmolLM2 decodes 8 to 20 % faster (one thread, Zen 3, machine busy).
@@ -14,21 +14,22 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "common/memory.h"
+
 #define HUGE_PAGE ((size_t)2 << 20)
 #define PER_BLOCK 7
 #define PER_EXIT  4
 
-struct pack_job {
-    struct packed *to;
-    const struct gguf_tensor *from;
-};
+/* Tiles packed at once with packing off: as many as stay near the core. */
+#define ROOM_BYTES ((size_t)32 << 10)
 
 struct loader {
     struct weights *w;
     const struct model *m;
-    struct pack_job *jobs;
-    int n_jobs;
-    size_t matrix_bytes; /* of all jobs; each is a multiple of 64 */
+    struct packed **matrices; /* [n_matrices], rows set, data not yet */
+    int n_matrices;
+    size_t matrix_bytes; /* of all packed; each is a multiple of 64 */
+    size_t largest_tile;
     struct err *err;
 };
 
@@ -39,10 +40,12 @@ add_matrix(struct loader *l, struct packed *to, const struct gguf_tensor *from)
 
     if (rc != 0)
         return err_prefix(l->err, "tensor %s: ", from->name), rc;
-    l->w->bytes += packed_bytes(to);
+    to->rows = from->data;
+    if (to->tile_bytes > l->largest_tile)
+        l->largest_tile = to->tile_bytes;
     if (__builtin_add_overflow(l->matrix_bytes, packed_bytes(to), &l->matrix_bytes))
         return err_set(l->err, CE_ENOMEM, "tensor %s: too large", from->name);
-    l->jobs[l->n_jobs++] = (struct pack_job){ to, from };
+    l->matrices[l->n_matrices++] = to;
     return 0;
 }
 
@@ -134,10 +137,26 @@ map_arena(struct loader *l)
     if (l->matrix_bytes >= HUGE_PAGE)
         madvise(w->arena, w->arena_bytes, MADV_HUGEPAGE); /* a wish */
     at = (uint8_t *)(((uintptr_t)w->arena + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
-    for (int i = 0; i < l->n_jobs; i++) {
-        l->jobs[i].to->data = at;
-        at += packed_bytes(l->jobs[i].to);
+    for (int i = 0; i < l->n_matrices; i++) {
+        l->matrices[i]->data = at;
+        at += packed_bytes(l->matrices[i]);
     }
+    w->bytes += l->matrix_bytes;
+    return 0;
+}
+
+/* One room for each thread of the pool, instead of packed matrices. */
+static int
+make_rooms(struct loader *l, int n_threads)
+{
+    struct weights *w = l->w;
+
+    w->room_bytes = l->largest_tile > ROOM_BYTES ? l->largest_tile : ROOM_BYTES;
+    w->rooms = mem_aligned_alloc((size_t)n_threads, w->room_bytes);
+    if (!w->rooms)
+        return err_set(l->err, CE_ENOMEM, "%d times %zu bytes for tiles", n_threads,
+                       w->room_bytes);
+    w->bytes += (size_t)n_threads * w->room_bytes;
     return 0;
 }
 
@@ -146,41 +165,53 @@ pack_all(void *arg, int tid, int n_threads)
 {
     const struct loader *l = arg;
 
-    for (int i = 0; i < l->n_jobs; i++) {
-        const struct pack_job *j = &l->jobs[i];
-        size_t from, to;
+    for (int i = 0; i < l->n_matrices; i++) {
+        struct packed *to = l->matrices[i];
+        size_t from, past;
 
-        threads_share(j->to->n_tiles, 1, tid, n_threads, &from, &to);
-        packed_fill(j->to, j->from->data, from, to);
+        threads_share(to->n_tiles, 1, tid, n_threads, &from, &past);
+        packed_fill(to, to->rows, from, past);
     }
 }
 
+static int
+load_matrices(struct loader *l, const struct weights_config *c, struct threads *pool)
+{
+    int rc;
+
+    if (c->packing_off)
+        return make_rooms(l, threads_count(pool));
+    if ((rc = map_arena(l)))
+        return rc;
+    threads_run(pool, pack_all, l);
+    return 0;
+}
+
 int
-weights_load(struct weights *w, const struct model *m, int layer_from, int layer_to,
-             bool final, bool exits, struct threads *pool, struct err *err)
+weights_load(struct weights *w, const struct model *m, const struct weights_config *c,
+             struct threads *pool, struct err *err)
 {
     struct loader l = { .w = w, .m = m, .err = err };
-    size_t n = (size_t)(layer_to - layer_from);
+    size_t n = (size_t)(c->layer_to - c->layer_from);
     int rc = 0;
 
     memset(w, 0, sizeof(*w));
-    w->layer_from = layer_from;
-    w->layer_to = layer_to;
+    w->layer_from = c->layer_from;
+    w->layer_to = c->layer_to;
     w->blocks = calloc(n, sizeof(*w->blocks));
-    l.jobs = calloc(n * PER_BLOCK + MODEL_MAX_EXITS * PER_EXIT + 1, sizeof(*l.jobs));
-    if (!w->blocks || !l.jobs)
+    l.matrices =
+        calloc(n * PER_BLOCK + MODEL_MAX_EXITS * PER_EXIT + 1, sizeof(*l.matrices));
+    if (!w->blocks || !l.matrices)
         rc = err_set(err, CE_ENOMEM, "no memory for %zu blocks", n);
     for (size_t i = 0; rc == 0 && i < n; i++)
-        rc = add_block(&l, &w->blocks[i], &m->blocks[(size_t)layer_from + i]);
+        rc = add_block(&l, &w->blocks[i], &m->blocks[(size_t)c->layer_from + i]);
     if (rc == 0)
-        rc = add_heads(&l, final, exits);
+        rc = add_heads(&l, c->final, c->exits);
     if (rc == 0)
-        rc = map_arena(&l);
-    if (rc == 0)
-        threads_run(pool, pack_all, &l);
-    else
+        rc = load_matrices(&l, c, pool);
+    if (rc != 0)
         weights_free(w);
-    free(l.jobs);
+    free(l.matrices);
     return rc;
 }
 
@@ -195,6 +226,7 @@ weights_free(struct weights *w)
         free(w->exits[i].map_bias);
     free(w->blocks);
     free(w->output_norm);
+    mem_free(w->rooms);
     if (w->arena)
         munmap(w->arena, w->arena_bytes);
     memset(w, 0, sizeof(*w));

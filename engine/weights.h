@@ -6,6 +6,9 @@
  * adapters of the exit heads inside the range. All matrices lie in one mapping, in the
  * order in which a step reads them, so that the system can back them with huge pages.
  *
+ * With packing off no copy is kept: matrices stay in the model's mapped file, and each
+ * thread has room to pack a few tiles just before the kernel reads them.
+ *
  * Thread: immutable after weights_load.
  */
 #ifndef CE_ENGINE_WEIGHTS_H
@@ -13,6 +16,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "common/error.h"
 #include "engine/model.h"
@@ -32,6 +36,13 @@ struct exit_weights {
     struct packed map, gate, up, down; /* empty for a shared head */
 };
 
+struct weights_config {
+    int layer_from, layer_to; /* blocks */
+    bool final;               /* output norm and matrix */
+    bool exits;               /* those after 1 + layer_from .. layer_to */
+    bool packing_off;
+};
+
 struct weights {
     int layer_from, layer_to;
     struct block_weights *blocks; /* [layer_to - layer_from] */
@@ -39,17 +50,25 @@ struct weights {
     struct packed output;         /* [n_vocab, d_model], empty without a head */
     int n_exits;
     struct exit_weights exits[MODEL_MAX_EXITS];
-    void *arena; /* what the matrices' data point into */
+    void *arena; /* what the matrices' data point into; NULL with packing off */
     size_t arena_bytes;
-    size_t bytes; /* resident: matrices, norms and biases */
+    uint8_t *rooms;    /* of all threads, with packing off */
+    size_t room_bytes; /* of one thread: at least the largest tile */
+    size_t bytes;      /* resident: matrices or rooms, norms and biases */
 };
 
-/* Copy what blocks [layer_from, layer_to) need, and the heads: `final` for the
- * output norm and matrix, `exits` for the exits after 1 + layer_from .. layer_to.
- * The pool packs in parallel. On failure *w is empty. */
-int weights_load(struct weights *w, const struct model *m, int layer_from, int layer_to,
-                 bool final, bool exits, struct threads *pool,
+/* Copy what the blocks and heads of `config` need; the pool packs in parallel. `m` is
+ * borrowed until weights_free. On failure *w is empty. */
+int weights_load(struct weights *w, const struct model *m,
+                 const struct weights_config *config, struct threads *pool,
                  struct err *err) CE_MUSTCHECK;
 void weights_free(struct weights *w); /* accepts an empty one */
+
+/* A thread's own room for tiles of matrices that are not packed; NULL when they are. */
+static inline uint8_t *
+weights_room(const struct weights *w, int tid)
+{
+    return w->rooms ? w->rooms + (size_t)tid * w->room_bytes : NULL;
+}
 
 #endif

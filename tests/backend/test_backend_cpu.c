@@ -82,6 +82,10 @@ test_suite(void **state)
         s.model = m;
         s.options.n_threads = 1 + (int)(i % 3);
         suite_run(&s);
+        s.options.packing_off = true;
+        s.options.n_threads = 1 + (int)(i % 2);
+        suite_run(&s);
+        s.options.packing_off = false;
         if (i == 0) { /* once with shared heads, and once past a chunk's rows */
             assert_int_equal(model_set_shared_exits(m, shared, 2, NULL), 0);
             s.n_tokens = 300;
@@ -91,7 +95,7 @@ test_suite(void **state)
     }
 }
 
-/* Every instruction set, every number of threads: the same bits. */
+/* Every instruction set, every number of threads, packed or not: the same bits. */
 static void
 same_bits(const struct model *m, int n_tokens)
 {
@@ -103,9 +107,10 @@ same_bits(const struct model *m, int n_tokens)
     s.options.n_threads = 1;
     suite_trace_take(&first, &s);
     for (int i = 0; (k = kernels_at(i)) != NULL; i++) {
-        for (int n = 1; n <= 3; n++) {
+        for (int n = 1; n <= 6; n++) {
             s.options.cpu = k->name;
-            s.options.n_threads = n;
+            s.options.n_threads = n <= 3 ? n : n - 3;
+            s.options.packing_off = n > 3;
             suite_trace_take(&t, &s);
             suite_trace_equal(&first, &t);
             suite_trace_free(&t);
@@ -124,6 +129,38 @@ test_same_bits(void **state)
         same_bits(m, 50);
         drop_model(m);
     }
+}
+
+/* What is not packed is not counted, and a tile larger than a thread's usual room still
+ * has its place. */
+static void
+test_packing_off(void **state)
+{
+    static const struct synth_params wide = { 3, 96, 6,    2,        16, 2000,
+                                              0, 0,  true, GGUF_F32, 0 };
+    struct backend_options o = { .n_threads = 2, .final_head = true };
+    struct shape s = { "wide", wide, 0 };
+    struct suite_trace packed, off;
+    struct suite suite = { .open = backend_cpu_open, .n_tokens = 3 };
+    size_t norms = (2 * 3 + 1) * 96 * sizeof(float), tile = 2000 * 64;
+    struct backend *b;
+    struct model *m;
+
+    (void)state;
+    s.p.n_vocab = 320;
+    m = make_model(&s);
+    o.packing_off = true;
+    assert_int_equal(backend_cpu_open(&b, m, &o, NULL), 0);
+    assert_int_equal(b->info.weight_bytes, norms + 2 * tile);
+    backend_close(b);
+    suite.model = m;
+    suite_trace_take(&packed, &suite);
+    suite.options = o;
+    suite_trace_take(&off, &suite);
+    suite_trace_equal(&packed, &off);
+    suite_trace_free(&packed);
+    suite_trace_free(&off);
+    drop_model(m);
 }
 
 /* ---- against the plain graph ---- */
@@ -356,7 +393,7 @@ main(void)
         cmocka_unit_test(test_suite),      cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_plain),      cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_times),      cmocka_unit_test(test_options),
-        cmocka_unit_test(test_real_model),
+        cmocka_unit_test(test_real_model), cmocka_unit_test(test_packing_off),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
