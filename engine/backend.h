@@ -190,6 +190,9 @@ struct backend_options {
     size_t kv_budget_bytes; /* 0: no limit */
     bool packing_off;       /* CPU: pack tiles when they are read, keep none; the same
                                bits, less memory, slower */
+    /* CPU: folder where packed weights are kept and shared; NULL or "": none. Trouble
+     * with it is a warning. */
+    const char *packing_cache;
 };
 
 struct model;

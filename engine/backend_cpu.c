@@ -437,6 +437,7 @@ build(struct backend_cpu *b, const struct backend_options *o, struct err *err)
         .final = o->final_head && o->layer_to == b->model->config.n_layers,
         .exits = o->exit_heads,
         .packing_off = o->packing_off,
+        .packing_cache = o->packing_cache,
     };
     struct layers_config layers = { 0 };
     struct heads_config heads;

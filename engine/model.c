@@ -319,14 +319,21 @@ read_range(struct model *m, struct err *err)
                          &m->layer_to, err);
 }
 
+/* Is the fingerprint that of the file itself? */
+static bool
+is_whole(const struct model *m)
+{
+    return m->layer_from == 0 && m->layer_to == m->config.n_layers &&
+           gguf_find_key(m->file, "cecollm.split.source_sha256") < 0;
+}
+
 static int
 read_fingerprint(struct model *m, struct err *err)
 {
     struct gguf_str s;
     int rc;
 
-    if (m->layer_from == 0 && m->layer_to == m->config.n_layers &&
-        gguf_find_key(m->file, "cecollm.split.source_sha256") < 0)
+    if (is_whole(m))
         return sha256_bytes(gguf_bytes(m->file), gguf_size_bytes(m->file), m->fingerprint,
                             err);
     rc = gguf_get_str(m->file, "cecollm.split.source_sha256", &s, err);
@@ -488,6 +495,22 @@ model_close(struct model *m)
     gguf_close(m->file);
     free(m->blocks);
     free(m);
+}
+
+int
+model_identity(const struct model *m, bool exits, uint8_t out[32], struct err *err)
+{
+    uint8_t sums[2][32] = { 0 }; /* of the files; zeros for none */
+    int rc = 0;
+
+    if (is_whole(m))
+        memcpy(sums[0], m->fingerprint, sizeof(sums[0]));
+    else
+        rc = sha256_bytes(gguf_bytes(m->file), gguf_size_bytes(m->file), sums[0], err);
+    if (rc == 0 && exits && m->exits_file)
+        rc = sha256_bytes(gguf_bytes(m->exits_file), gguf_size_bytes(m->exits_file),
+                          sums[1], err);
+    return rc == 0 ? sha256_bytes(sums, sizeof(sums), out, err) : rc;
 }
 
 void

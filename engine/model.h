@@ -90,6 +90,12 @@ void model_close(struct model *m); /* accepts NULL */
  * (ascending, within 1 .. n_layers-1). For models without trained exits. */
 int model_set_shared_exits(struct model *m, const int *layers, int n, struct err *err);
 
+/* SHA-256 that is equal only for models whose files hold the same bytes: the model's
+ * file and, with `exits`, the exit heads' side file. Hashes what is not hashed yet, that
+ * is a split file or a side file. */
+int model_identity(const struct model *m, bool exits, uint8_t out[32],
+                   struct err *err) CE_MUSTCHECK;
+
 /* Hex text of the fingerprint; `out` has room for 65 bytes. */
 void model_fingerprint_text(const struct model *m, char out[65]);
 

@@ -10,11 +10,15 @@
 #include "engine/weights.h"
 
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include "common/log.h"
 #include "common/memory.h"
+#include "common/sha256.h"
+#include "engine/packed_cache.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
 #define PER_BLOCK 7
@@ -26,7 +30,7 @@
 struct loader {
     struct weights *w;
     const struct model *m;
-    struct packed **matrices; /* [n_matrices], rows set, data not yet */
+    struct packed_matrix *matrices; /* [n_matrices], rows set, data not yet */
     int n_matrices;
     size_t matrix_bytes; /* of all packed; each is a multiple of 64 */
     size_t largest_tile;
@@ -45,7 +49,7 @@ add_matrix(struct loader *l, struct packed *to, const struct gguf_tensor *from)
         l->largest_tile = to->tile_bytes;
     if (__builtin_add_overflow(l->matrix_bytes, packed_bytes(to), &l->matrix_bytes))
         return err_set(l->err, CE_ENOMEM, "tensor %s: too large", from->name);
-    l->matrices[l->n_matrices++] = to;
+    l->matrices[l->n_matrices++] = (struct packed_matrix){ from->name, to };
     return 0;
 }
 
@@ -138,10 +142,9 @@ map_arena(struct loader *l)
         madvise(w->arena, w->arena_bytes, MADV_HUGEPAGE); /* a wish */
     at = (uint8_t *)(((uintptr_t)w->arena + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
     for (int i = 0; i < l->n_matrices; i++) {
-        l->matrices[i]->data = at;
-        at += packed_bytes(l->matrices[i]);
+        l->matrices[i].w->data = at;
+        at += packed_bytes(l->matrices[i].w);
     }
-    w->bytes += l->matrix_bytes;
     return 0;
 }
 
@@ -166,7 +169,7 @@ pack_all(void *arg, int tid, int n_threads)
     const struct loader *l = arg;
 
     for (int i = 0; i < l->n_matrices; i++) {
-        struct packed *to = l->matrices[i];
+        struct packed *to = l->matrices[i].w;
         size_t from, past;
 
         threads_share(to->n_tiles, 1, tid, n_threads, &from, &past);
@@ -175,16 +178,86 @@ pack_all(void *arg, int tid, int n_threads)
 }
 
 static int
-load_matrices(struct loader *l, const struct weights_config *c, struct threads *pool)
+pack_in_memory(struct loader *l, struct threads *pool)
 {
+    int rc = map_arena(l);
+
+    if (rc == 0)
+        threads_run(pool, pack_all, l);
+    return rc;
+}
+
+/* ---- the folder of packed weights ---- */
+
+#define ID_BYTES   32
+#define NAME_BYTES 80
+
+/* What tells a file from all others, and its name: model, blocks, and all of it. */
+static int
+cache_name(struct loader *l, const struct weights_config *c, uint8_t id[ID_BYTES],
+           char name[NAME_BYTES])
+{
+    char text[SHA256_TEXT], model[SHA256_TEXT], what[SHA256_TEXT + 64];
+    int rc = model_identity(l->m, c->exits, id, l->err);
+
+    if (rc != 0)
+        return rc;
+    sha256_text(id, text);
+    snprintf(what, sizeof(what), "%s blocks %d to %d final %d exits %d", text,
+             c->layer_from, c->layer_to, c->final, c->exits);
+    if ((rc = sha256_bytes(what, strlen(what), id, l->err)))
+        return rc;
+    sha256_text(id, text);
+    model_fingerprint_text(l->m, model);
+    snprintf(name, NAME_BYTES, "%.16s-%d-%d-%.16s.packed", model, c->layer_from,
+             c->layer_to, text);
+    return 0;
+}
+
+/* Map the file; make it first if need be. What the folder does wrong is a warning. */
+static int
+load_cached(struct loader *l, const struct weights_config *c, struct threads *pool)
+{
+    struct weights *w = l->w;
+    char name[NAME_BYTES];
+    uint8_t id[ID_BYTES];
+    struct packed_cache cache = { c->packing_cache, name, id, l->matrices,
+                                  l->n_matrices };
+    struct err why = { 0 };
+    void *packed, *arena;
+    size_t arena_bytes;
     int rc;
 
+    if ((rc = cache_name(l, c, id, name)))
+        return rc;
+    rc = packed_cache_map(&cache, pool, &w->arena, &w->arena_bytes, &why);
+    if (rc == 0)
+        return 0;
+    if (rc != CE_ENOTFOUND)
+        log_warn("packing cache: %s; packing again", why.text);
+    if ((rc = pack_in_memory(l, pool)))
+        return rc;
+    packed = l->matrices[0].w->data;
+    if (packed_cache_write(&cache, packed, pool, &why) != 0 ||
+        packed_cache_map(&cache, pool, &arena, &arena_bytes, &why) != 0) {
+        log_warn("packing cache: %s; going on without it", why.text);
+        return 0;
+    }
+    munmap(w->arena, w->arena_bytes); /* the file's copy is the one to share */
+    w->arena = arena;
+    w->arena_bytes = arena_bytes;
+    return 0;
+}
+
+static int
+load_matrices(struct loader *l, const struct weights_config *c, struct threads *pool)
+{
     if (c->packing_off)
         return make_rooms(l, threads_count(pool));
-    if ((rc = map_arena(l)))
-        return rc;
-    threads_run(pool, pack_all, l);
-    return 0;
+    l->w->bytes += l->matrix_bytes;
+    if (c->packing_cache && c->packing_cache[0])
+        return load_cached(l, c, pool);
+    return pack_in_memory(l, pool);
 }
 
 int

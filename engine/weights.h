@@ -6,6 +6,9 @@
  * adapters of the exit heads inside the range. All matrices lie in one mapping, in the
  * order in which a step reads them, so that the system can back them with huge pages.
  *
+ * With a folder of packed weights the copy is a mapped file there, shared with other
+ * processes; it is made when it is missing or not to be trusted.
+ *
  * With packing off no copy is kept: matrices stay in the model's mapped file, and each
  * thread has room to pack a few tiles just before the kernel reads them.
  *
@@ -41,6 +44,7 @@ struct weights_config {
     bool final;               /* output norm and matrix */
     bool exits;               /* those after 1 + layer_from .. layer_to */
     bool packing_off;
+    const char *packing_cache; /* folder of packed weights (packed_cache.h); NULL: none */
 };
 
 struct weights {
@@ -50,7 +54,8 @@ struct weights {
     struct packed output;         /* [n_vocab, d_model], empty without a head */
     int n_exits;
     struct exit_weights exits[MODEL_MAX_EXITS];
-    void *arena; /* what the matrices' data point into; NULL with packing off */
+    void *arena; /* what the matrices' data point into: memory or a mapped file;
+                    NULL with packing off */
     size_t arena_bytes;
     uint8_t *rooms;    /* of all threads, with packing off */
     size_t room_bytes; /* of one thread: at least the largest tile */

@@ -7,16 +7,19 @@
  */
 #include "engine/backend.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "common/log.h"
 #include "engine/kernels.h"
 #include "engine/synth.h"
 #include "tests/backend/plain_forward.h"
@@ -82,13 +85,13 @@ test_suite(void **state)
         s.model = m;
         s.options.n_threads = 1 + (int)(i % 3);
         suite_run(&s);
-        s.options.packing_off = true;
-        s.options.n_threads = 1 + (int)(i % 2);
-        suite_run(&s);
-        s.options.packing_off = false;
         if (i == 0) { /* once with shared heads, and once past a chunk's rows */
             assert_int_equal(model_set_shared_exits(m, shared, 2, NULL), 0);
             s.n_tokens = 300;
+            suite_run(&s);
+        }
+        if (i == N_SHAPES - 1) { /* once with nothing packed */
+            s.options.packing_off = true;
             suite_run(&s);
         }
         drop_model(m);
@@ -107,7 +110,7 @@ same_bits(const struct model *m, int n_tokens)
     s.options.n_threads = 1;
     suite_trace_take(&first, &s);
     for (int i = 0; (k = kernels_at(i)) != NULL; i++) {
-        for (int n = 1; n <= 6; n++) {
+        for (int n = 1; n <= 5; n++) {
             s.options.cpu = k->name;
             s.options.n_threads = n <= 3 ? n : n - 3;
             s.options.packing_off = n > 3;
@@ -161,6 +164,126 @@ test_packing_off(void **state)
     suite_trace_free(&packed);
     suite_trace_free(&off);
     drop_model(m);
+}
+
+/* ---- the folder of packed weights ---- */
+
+#define CACHE "test_backend_cpu.cache"
+
+/* Files there; the first one's path, and with `wipe` none are left. */
+static int
+cache_files(char *path, size_t size, bool wipe)
+{
+    DIR *d = opendir(CACHE);
+    int n = 0;
+
+    for (struct dirent *e; d && (e = readdir(d)) != NULL;) {
+        if (e->d_name[0] == '.')
+            continue;
+        snprintf(path, size, "%s/%s", CACHE, e->d_name);
+        if (wipe)
+            unlink(path);
+        n++;
+    }
+    if (d)
+        closedir(d);
+    return n;
+}
+
+/* What comes out with one and two threads is `want`. */
+static void
+cached_bits(const struct suite *suite, const struct suite_trace *want)
+{
+    struct suite s = *suite;
+    struct suite_trace t;
+
+    s.options.packing_cache = CACHE;
+    for (int n = 1; n <= 2; n++) {
+        s.options.n_threads = n;
+        suite_trace_take(&t, &s);
+        suite_trace_equal(want, &t);
+        suite_trace_free(&t);
+    }
+}
+
+static void
+test_packing_cache(void **state)
+{
+    char path[300];
+
+    (void)state;
+    log_set_level(LOG_LEVEL_ERROR); /* it warns of what we do to its files */
+    cache_files(path, sizeof(path), true);
+    rmdir(CACHE);
+    assert_int_equal(mkdir(CACHE, 0700), 0);
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        struct model *m = make_model(&shapes[i]);
+        struct suite s = { .open = backend_cpu_open, .model = m, .n_tokens = 40 };
+        struct suite_trace want;
+
+        suite_trace_take(&want, &s);
+        cached_bits(&s, &want); /* written, then mapped */
+        assert_int_equal(cache_files(path, sizeof(path), false), 1);
+        assert_int_equal(truncate(path, 70000), 0);
+        cached_bits(&s, &want); /* replaced, then mapped */
+        assert_int_equal(cache_files(path, sizeof(path), true), 1);
+        assert_int_equal(symlink("nowhere", CACHE "/link"), 0);
+        assert_int_equal(cache_files(path, sizeof(path), true), 1);
+        suite_trace_free(&want);
+        drop_model(m);
+    }
+    assert_int_equal(rmdir(CACHE), 0);
+}
+
+/* Open and close once; how many files there are then. */
+static int
+opened(const struct model *m, struct backend_options o)
+{
+    struct backend *b;
+    char path[300];
+
+    o.packing_cache = CACHE;
+    assert_int_equal(backend_cpu_open(&b, m, &o, NULL), 0);
+    assert_true(b->info.weight_bytes > 0);
+    backend_close(b);
+    return cache_files(path, sizeof(path), false);
+}
+
+/* One file for each range, set of heads, and side file of exits. */
+static void
+test_cache_files(void **state)
+{
+    static const struct backend_options options[] = {
+        { .final_head = true },
+        { .final_head = true, .exit_heads = true },
+        { .exit_heads = true, .layer_to = 2 },
+        { .layer_from = 1, .layer_to = 2 },
+    };
+    struct backend_options off = { .packing_off = true };
+    struct synth_params p = shapes[0].p;
+    struct model *m = make_model(&shapes[0]);
+    int layer = 1;
+    char path[300];
+
+    (void)state;
+    log_set_level(LOG_LEVEL_ERROR);
+    cache_files(path, sizeof(path), true);
+    rmdir(CACHE);
+    p.n_ctx = 400;
+    p.seed = 77;
+    assert_int_equal(opened(m, options[0]), 0); /* no folder: it goes on without */
+    assert_int_equal(mkdir(CACHE, 0700), 0);
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(opened(m, options[i % 4]), i < 4 ? i + 1 : 4);
+    assert_int_equal(opened(m, off), 4);
+    model_close(m);
+    assert_int_equal(synth_exits(&p, MODEL, &layer, 1, 32, EXITS, NULL), 0);
+    assert_int_equal(model_open(&m, MODEL, EXITS, NULL), 0);
+    assert_int_equal(opened(m, options[0]), 4);
+    assert_int_equal(opened(m, options[1]), 5);
+    drop_model(m);
+    assert_int_equal(cache_files(path, sizeof(path), true), 5);
+    assert_int_equal(rmdir(CACHE), 0);
 }
 
 /* ---- against the plain graph ---- */
@@ -390,10 +513,11 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_suite),      cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_plain),      cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_times),      cmocka_unit_test(test_options),
-        cmocka_unit_test(test_real_model), cmocka_unit_test(test_packing_off),
+        cmocka_unit_test(test_suite),         cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_plain),         cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_times),         cmocka_unit_test(test_options),
+        cmocka_unit_test(test_real_model),    cmocka_unit_test(test_packing_off),
+        cmocka_unit_test(test_packing_cache), cmocka_unit_test(test_cache_files),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
