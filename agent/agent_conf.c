@@ -46,6 +46,14 @@ static const struct conffile_key keys[] = {
     { "cpu", CONFFILE_STRING, AT(cpu), "auto",
       .help = "Instruction set: auto, scalar, avx2, avxvnni, avx512, neon, neon-dotprod "
               "or neon-i8mm. All give the same bits." },
+    { "packing", CONFFILE_BOOL, AT(packing), "on",
+      .help = "Keep the weights packed in memory, as the kernels read them. off: leave "
+              "them in the model's file and pack small pieces while computing: less "
+              "memory, slower, the same bits." },
+    { "packing_cache", CONFFILE_STRING, AT(packing_cache), NULL,
+      .help = "Folder in which packed weights are kept, so that processes share one copy "
+              "of them and need not pack. Only trusted users may write to it. Unset: "
+              "none." },
     { "mode", CONFFILE_ENUM, AT(mode), "collaborative", .choices = policy_mode_names,
       .help = "Where tokens come from. standalone: the last exit decides, no cloud. "
               "collaborative: exits where they are sure, else the cloud. cloud: the "

@@ -30,7 +30,8 @@ struct agent_conf {
     char *model, *exits, *exit_layers;
     bool no_exits;
     int64_t cut_layer, context, threads, prefill_chunk;
-    char *cpu;
+    char *cpu, *packing_cache;
+    bool packing;
     /* where tokens come from */
     int mode; /* enum policy_mode */
     char *theta, *upload;

@@ -80,6 +80,8 @@ open_backend(struct edge_model *m, const struct agent_conf *conf, struct err *er
     struct backend_options opt = {
         .n_threads = (int)conf->threads,
         .cpu = conf->cpu,
+        .packing_off = !conf->packing,
+        .packing_cache = conf->packing_cache,
         .layer_to = full    ? m->model->config.n_layers
                     : n > 0 ? m->exit_layers[n - 1]
                             : m->cut_layer,

@@ -81,6 +81,8 @@ open_backend(struct cloudd *c, struct backend **out, struct err *err)
                        from, conf->whole_model ? "yes" : "no");
     opt.n_threads = (int)conf->threads;
     opt.cpu = conf->cpu;
+    opt.packing_off = !conf->packing;
+    opt.packing_cache = conf->packing_cache;
     opt.layer_from = conf->whole_model ? 0 : from;
     opt.layer_to = m->config.n_layers;
     opt.final_head = true;

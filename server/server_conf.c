@@ -67,6 +67,14 @@ static const struct conffile_key keys[] = {
     { "cpu", CONFFILE_STRING, FIELD(cpu), "auto",
       .help = "Instruction set of the kernels: auto, scalar, avx2, avxvnni, avx512, neon, "
               "neon-dotprod or neon-i8mm. The results do not depend on it." },
+    { "packing", CONFFILE_BOOL, FIELD(packing), "on",
+      .help = "Keep the weights packed in memory, as the kernels read them. off: leave "
+              "them in the model's file and pack small pieces while computing: less "
+              "memory, slower, the same results." },
+    { "packing_cache", CONFFILE_STRING, FIELD(packing_cache), "",
+      .help = "Folder in which packed weights are kept, so that processes share one copy "
+              "of them and need not pack. Only trusted users may write to it. Empty: "
+              "none." },
     { "n_ctx", CONFFILE_INT, FIELD(n_ctx), "0", .min = 0, .max = 1048576,
       .help = "Most positions of a sequence. 0: the model's own." },
     { "kv_budget", CONFFILE_SIZE, FIELD(kv_budget), "4G",

@@ -25,8 +25,8 @@ struct server_conf {
     /* model */
     char *model, *exits;
     int64_t layer_from, threads, n_ctx, kv_budget;
-    char *cpu;
-    bool whole_model;
+    char *cpu, *packing_cache;
+    bool whole_model, packing;
     /* sequences */
     int64_t max_seqs, max_seqs_per_session, window, step_rows, max_queued;
     /* log */

@@ -71,6 +71,18 @@ need_whole(const struct model *m, const char *what, struct err *err)
         gguf_path(m->file), m->layer_from, m->layer_to - 1, m->config.n_layers, what);
 }
 
+static int
+read_packing(struct backend_options *o, const struct engine_options *e, struct err *err)
+{
+    const char *packing = e->packing ? e->packing : "on";
+
+    if (strcmp(packing, "on") != 0 && strcmp(packing, "off") != 0)
+        return err_set(err, CE_EINVAL, "--packing: %s is neither on nor off", packing);
+    o->packing_off = strcmp(packing, "off") == 0;
+    o->packing_cache = e->packing_cache;
+    return 0;
+}
+
 int
 command_load(struct loaded *out, const char *path, const struct engine_options *e,
              const struct backend_options *opt, const char *whole, struct err *err)
@@ -81,6 +93,8 @@ command_load(struct loaded *out, const char *path, const struct engine_options *
     int rc;
 
     *out = (struct loaded){ 0 };
+    if ((rc = read_packing(&o, e, err)))
+        return rc;
     snprintf(label, sizeof(label), "loading %s", path);
     busy = progress_busy_start(label);
     rc = model_open(&out->model, path, e->exits, err);

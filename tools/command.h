@@ -53,9 +53,11 @@ int command_print_json(json_t *json, bool indented, struct err *err) CE_MUSTCHEC
 /* Options of every command that computes; put COMMAND_ENGINE_OPTIONS(&e) into the
  * table. */
 struct engine_options {
-    int threads;       /* 0: all cores allowed */
-    const char *cpu;   /* NULL: the best */
-    const char *exits; /* as for model_open */
+    int threads;               /* 0: all cores allowed */
+    const char *cpu;           /* NULL: the best */
+    const char *exits;         /* as for model_open */
+    const char *packing;       /* "on" or "off"; NULL: on */
+    const char *packing_cache; /* folder, or NULL */
 };
 
 #define COMMAND_ENGINE_OPTIONS(e)                                                        \
@@ -63,9 +65,20 @@ struct engine_options {
       OPTIONS_INT, &(e)->threads,                                                        \
       "N",         "threads (default: all cores this process may use)",                  \
       1,           256 },                                                                \
+        { "cpu",     0,      OPTIONS_TEXT,                                               \
+          &(e)->cpu, "NAME", "kernels: auto, scalar, avx2, avxvnni, avx512",             \
+          0,         0 },                                                                \
+        { "packing",                                                                     \
+          0,                                                                             \
+          OPTIONS_TEXT,                                                                  \
+          &(e)->packing,                                                                 \
+          "on|off",                                                                      \
+          "off: keep no packed copy of the weights; slower",                             \
+          0,                                                                             \
+          0 },                                                                           \
     {                                                                                    \
-        "cpu", 0, OPTIONS_TEXT, &(e)->cpu, "NAME",                                       \
-            "kernels: auto, scalar, avx2, avxvnni, avx512", 0, 0                         \
+        "packing-cache", 0, OPTIONS_TEXT, &(e)->packing_cache, "DIR",                    \
+            "keep packed weights in DIR, shared by processes", 0, 0                      \
     }
 
 /* The option --exits, for every command that can use exit heads. */

@@ -183,6 +183,33 @@ class Synthetic(Case):
         self.fails(1, "directory", "ppl", self.model, self.dir)
         self.fails(1, "kernels|cpu", "ppl", self.model, self.text, "--cpu", "z80")
 
+    # ---- packing ----
+
+    def test_packing(self):
+        args = ["ppl", self.model, self.text, "--ctx", 128, "--chunks", 2, "--json"]
+        packed = self.ok(*args)
+        self.assertEqual(self.ok(*args, "--packing", "on"), packed)
+        self.assertEqual(self.ok(*args, "--packing", "off"), packed)
+        self.fails(1, "--packing: maybe is neither on nor off", *args, "--packing", "maybe")
+
+    def test_packing_cache(self):
+        cache = self.dir / "cache"
+        args = ["ppl", self.model, self.text, "--ctx", 128, "--chunks", 2, "--json"]
+        packed = self.ok(*args)
+        r = tool(*args, "--packing-cache", cache)
+        self.assertEqual((r.returncode, r.stdout), (0, packed))
+        self.assertRegex(r.stderr, "warn packing cache: .*No such file")
+        cache.mkdir()
+        damages = [lambda f: f.write_bytes(b"short"), lambda f: f.chmod(0o666)]
+        for damage in [None, None, *damages]:  # written, mapped, replaced, replaced
+            if damage:
+                damage(next(cache.iterdir()))
+            r = tool(*args, "--packing-cache", cache)
+            self.assertEqual((r.returncode, r.stdout), (0, packed))
+            self.assertEqual("warn packing cache" in r.stderr, damage is not None)
+            self.assertEqual(len(list(cache.iterdir())), 1)
+        self.assertEqual(next(cache.iterdir()).stat().st_mode & 0o22, 0)
+
     # ---- score ----
 
     def test_score(self):

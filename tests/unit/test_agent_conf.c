@@ -60,6 +60,14 @@ spellings(void **state)
     assert_int_equal(READ("-m", "x", "--deadline", "1500ms", "--retain-limit", "1M"), 0);
     assert_int_equal(conf.deadline_us, 1500000);
     assert_int_equal(conf.retain_bytes, 1 << 20);
+    assert_int_equal(READ("-m", "x"), 0);
+    assert_true(conf.packing);
+    assert_null(conf.packing_cache);
+    assert_int_equal(READ("-m", "x", "--packing=off", "--packing-cache", "/d"), 0);
+    assert_false(conf.packing);
+    assert_string_equal(conf.packing_cache, "/d");
+    assert_int_equal(READ("-m", "x", "--no-packing"), 0);
+    assert_false(conf.packing);
     assert_int_equal(READ("--help"), 0);
     assert_true(conf.want_help);
 }
@@ -81,6 +89,7 @@ mistakes(void **state)
     assert_int_equal(READ("-m", "x", "stray"), CE_EINVAL);
     assert_int_equal(READ("-m", "x", "-"), CE_EINVAL);
     assert_int_equal(READ("-m", "x", "--json=perhaps"), CE_EINVAL);
+    assert_int_equal(READ("-m", "x", "--packing=partly"), CE_EINVAL);
     assert_int_equal(READ("-m", "x", "--top-p", "0"), CE_EINVAL);
     assert_int_equal(READ("-m", "x", "-c"), CE_EINVAL);
     assert_int_equal(READ("-m", "x", "--no-exits", "--exit-layers", "3"), CE_EINVAL);

@@ -61,6 +61,8 @@ test_defaults(void **state)
     assert_int_equal(conf.handshake_timeout_us, 10000000);
     assert_int_equal(conf.kv_budget, (int64_t)4 << 30);
     assert_false(conf.whole_model);
+    assert_true(conf.packing);
+    assert_string_equal(conf.packing_cache, "");
     assert_int_equal(server_conf_check(&conf, &err), CE_EINVAL);
     assert_non_null(strstr(err.text, "model"));
     server_conf_free(&conf);
@@ -70,9 +72,10 @@ test_defaults(void **state)
 static void
 test_bad_values(void **state)
 {
-    static const char *const bad[] = { "window=3",       "step_rows=0",   "nonsense=1",
-                                       "log_level=loud", "kv_budget=-1",  "threads=x",
-                                       "whole_model=si", "idle_timeout=1" };
+    static const char *const bad[] = {
+        "window=3",  "step_rows=0",    "nonsense=1",     "log_level=loud", "kv_budget=-1",
+        "threads=x", "whole_model=si", "idle_timeout=1", "packing=some"
+    };
     struct server_conf conf;
     struct err err;
     size_t i;
