@@ -39,6 +39,9 @@ struct head_result {
     float max_logit;
     float lse;        /* log-sum-exp of the whole row */
     float confidence; /* largest softmax probability */
+    bool below;       /* the exit's screen found the row below batch.screen_theta: argmax,
+                         max_logit, lse and confidence are of its candidates alone, hash
+                         and n_top are 0 */
     uint64_t hash;    /* of the row's bits when asked for, else 0 */
     int n_top;        /* entries of top[] filled: 0 to BACKEND_MAX_TOP */
     struct {
@@ -56,6 +59,8 @@ struct batch_item {
     const int32_t *tokens; /* [n_rows] ids when the step starts at block 0, else NULL */
     const float *hidden; /* [n_rows, d_model] residual stream, float, when it does not */
     float *hidden_out;   /* [n_rows, d_model] after the last block of the step, or NULL */
+    float *head_in;      /* [head_rows, d_model] what the head's output matrix reads, or
+                            NULL; for tools that fit a screen */
     int head_rows;       /* the last head_rows rows go through the step's head */
     struct head_result *results; /* [head_rows], or NULL when head_rows is 0 */
     float *logits;               /* [head_rows, n_vocab] whole rows, or NULL */
@@ -67,6 +72,9 @@ struct batch {
     int head;                 /* HEAD_*; must belong to layer_to */
     int n_top;                /* top logits wanted per row, 0 to BACKEND_MAX_TOP */
     bool want_hash;
+    float screen_theta; /* > 0: of a row that the exit's screen finds below it, not all
+                           logits are computed (head_result.below; doc/EXITS.md). Rows
+                           with `logits` are not screened. 0: no screen */
     int n_items;
     const struct batch_item *items; /* [n_items], each sequence at most once */
 };
@@ -79,9 +87,10 @@ struct backend_info {
     int n_layers;             /* blocks of the whole model */
     int d_model;
     int n_vocab;
-    int n_ctx;              /* most positions a sequence can have */
-    int n_exits;            /* exit heads loaded; 0 when none */
-    const int *exit_layers; /* [n_exits] ascending */
+    int n_ctx;                /* most positions a sequence can have */
+    int n_exits;              /* exit heads loaded; 0 when none */
+    const int *exit_layers;   /* [n_exits] ascending */
+    const bool *exit_screens; /* [n_exits] does it have a screen? */
     bool has_final_head;
     size_t weight_bytes;    /* resident, packed; not what stays in the model's file */
     size_t kv_page_bytes;   /* of one page: 64 positions of one block, K and V */

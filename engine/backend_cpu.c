@@ -36,6 +36,7 @@ struct backend_cpu {
     struct backend base; /* first */
     char name[32];
     int exit_layers[MODEL_MAX_EXITS];
+    bool exit_screens[MODEL_MAX_EXITS];
     int max_seqs;
     const struct model *model;
     const struct kernels *kernels;
@@ -418,6 +419,7 @@ fill_info(struct backend_cpu *b, const struct backend_options *o)
     info->n_ctx = o->n_ctx;
     info->n_exits = b->weights.n_exits;
     info->exit_layers = b->exit_layers;
+    info->exit_screens = b->exit_screens;
     info->has_final_head = o->final_head && o->layer_to == c->n_layers;
     info->weight_bytes = b->weights.bytes;
     info->kv_page_bytes =

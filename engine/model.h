@@ -19,7 +19,8 @@
 #include "common/error.h"
 #include "engine/gguf.h"
 
-#define MODEL_MAX_EXITS 16
+#define MODEL_MAX_EXITS      16
+#define MODEL_MAX_CANDIDATES 1024 /* of a screen */
 
 struct model_config {
     char arch[32];  /* "llama" */
@@ -60,6 +61,9 @@ struct model_exit {
     int adapter_width; /* rows of gate and up */
     const struct gguf_tensor *map, *map_bias;   /* [d_model, d_model], [d_model] F32 */
     const struct gguf_tensor *gate, *up, *down; /* [w, d_model] twice, [d_model, w] */
+    int n_candidates; /* of the screen; 0: the exit has none, and the next two are NULL */
+    const struct gguf_tensor *screen_down; /* [rank, d_model], rank a multiple of 32 */
+    const struct gguf_tensor *screen_up;   /* [n_vocab, rank] */
 };
 
 struct model {

@@ -77,6 +77,39 @@ find_adapter(const struct model *m, const struct gguf *g, struct model_exit *e,
     return model_tensor(g, name, 0, d, &e->map_bias, err);
 }
 
+/* The screen of exit i of the file, if it has one. */
+static int
+find_screen(const struct model *m, const struct gguf *g, size_t i, struct model_exit *e,
+            struct err *err)
+{
+    size_t d = (size_t)m->config.d_model, rank;
+    const struct gguf_tensor *down;
+    char name[64];
+    int64_t n = 0;
+    int rc = gguf_array_i64(g, "cecollm.exit.candidates", i, &n);
+
+    if (rc == CE_ENOTFOUND || (rc == 0 && n == 0))
+        return 0;
+    if (rc != 0 || n < 1 || n > MODEL_MAX_CANDIDATES || n > m->config.n_vocab)
+        return err_set(err, CE_EFORMAT,
+                       "%s: key cecollm.exit.candidates: expected a number from 0 to %d "
+                       "for each layer",
+                       gguf_path(g), MODEL_MAX_CANDIDATES);
+    snprintf(name, sizeof(name), "exit.%d.screen.down.weight", e->layer);
+    down = gguf_find_tensor(g, name);
+    rank = down ? down->ne[1] : 32;
+    if (rank % 32 != 0 || rank == 0 || rank > d)
+        return err_set(err, CE_EFORMAT,
+                       "%s: tensor %s has %zu rows; expected a multiple of 32 up to %zu",
+                       gguf_path(g), name, rank, d);
+    if ((rc = model_tensor(g, name, rank, d, &e->screen_down, err)))
+        return rc;
+    snprintf(name, sizeof(name), "exit.%d.screen.up.weight", e->layer);
+    rc = model_tensor(g, name, (size_t)m->config.n_vocab, rank, &e->screen_up, err);
+    e->n_candidates = rc == 0 ? (int)n : 0;
+    return rc;
+}
+
 /* Layer i of the file's list, checked against what came before it. */
 static int
 read_layer(const struct model *m, const struct gguf *g, size_t i, int64_t before,
@@ -134,6 +167,8 @@ read_heads(struct model *m, const struct gguf *g, struct err *err)
                            gguf_path(g));
         e->theta = (float)theta;
         if (e->kind == MODEL_EXIT_MLP && (rc = find_adapter(m, g, e, err)))
+            return rc;
+        if ((rc = find_screen(m, g, i, e, err)))
             return rc;
         m->n_exits++;
     }
