@@ -235,6 +235,7 @@ collect_head_rows(struct backend_cpu *b, const struct batch *batch,
                 .x = layers_x(b->layers) + (size_t)(s->row + j) * d,
                 .result = &item->results[at],
                 .logits = item->logits ? item->logits + (size_t)at * n_vocab : NULL,
+                .head_in = item->head_in ? item->head_in + (size_t)at * d : NULL,
             };
         }
     }
@@ -271,6 +272,7 @@ run_chunk(void *arg, int tid, int n_threads)
         .head = r->batch->head,
         .n_top = r->batch->n_top,
         .want_hash = r->batch->want_hash,
+        .screen_theta = r->batch->screen_theta,
         .rows = b->head_rows,
         .n_rows = r->n_head_rows,
     };
@@ -407,8 +409,10 @@ fill_info(struct backend_cpu *b, const struct backend_options *o)
     struct backend_info *info = &b->base.info;
 
     snprintf(b->name, sizeof(b->name), "cpu/%s", b->kernels->name);
-    for (int i = 0; i < b->weights.n_exits; i++)
+    for (int i = 0; i < b->weights.n_exits; i++) {
         b->exit_layers[i] = b->weights.exits[i].layer;
+        b->exit_screens[i] = b->weights.exits[i].n_candidates > 0;
+    }
     info->name = b->name;
     info->numerics_id = NUMERICS_ID;
     info->layer_from = o->layer_from;
@@ -457,7 +461,7 @@ build(struct backend_cpu *b, const struct backend_options *o, struct err *err)
                                      b->kv,      b->pool,  MAX_ROWS };
     if ((rc = layers_new(&b->layers, &layers, err)))
         return rc;
-    heads = (struct heads_config){ b->kernels, b->model, &b->weights, b->pool };
+    heads = (struct heads_config){ b->kernels, b->model, &b->weights, b->pool, MAX_ROWS };
     if (b->weights.output_norm && (rc = heads_new(&b->heads, &heads, err)))
         return rc;
     b->max_seqs = o->max_seqs;

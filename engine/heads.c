@@ -1,33 +1,39 @@
 /* SPDX-License-Identifier: Apache-2.0
  * heads.c - adapters, output matrix, and the reading of logits.
  *
- * Rows go through in batches of at most HEAD_ROWS, because a row of logits is long.
- * A thread computes whole chunks of LOGIT_CHUNK logits and summarises them while they
- * are in its cache; then rows are shared out for merging, the top list and the hash.
+ * Rows go through in batches of at most HEAD_ROWS, because a row of logits is long: an
+ * adapter if the exit has one, the final norm, an exit's screen if it is asked for, the
+ * output product of the rows that the screen did not turn away; then rows are shared out
+ * for merging, the top list and the hash.
  */
 #include "engine/heads.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/logit_rows.h"
 #include "engine/logits.h"
+#include "engine/screen.h"
 
 #define HEAD_ROWS   32
 #define ADAPTER_EPS 1e-5f /* doc/NUMERICS.md, 10 */
-#define CHUNK_TILES (LOGIT_CHUNK / PACKED_ROWS)
 
 struct heads {
     struct heads_config c;
-    size_t d, n_vocab, n_chunks, width; /* width: of the widest adapter */
+    size_t d, width;              /* width: of the widest adapter */
     struct act_rows x;            /* [HEAD_ROWS, d] the state, for the adapter's map */
     struct act_rows h;            /* [HEAD_ROWS, d] its norm */
     struct act_rows norm;         /* [HEAD_ROWS, d] what the output matrix reads */
     float *mid;                   /* [HEAD_ROWS, width] gate, then SwiGLU */
     struct act_group *mid_groups; /* [HEAD_ROWS, width / 32] */
     struct linear_scratch scratch;
-    float *z;                   /* [HEAD_ROWS, d] */
-    float *logits;              /* [HEAD_ROWS, n_vocab] */
-    struct logit_chunk *chunks; /* [HEAD_ROWS, n_chunks] */
+    float *z;                 /* [HEAD_ROWS, d] */
+    struct logit_rows logits; /* [HEAD_ROWS] */
+    struct screen *screen;    /* NULL when no exit has one */
+    /* Rows of each batch that its screen did not turn away. A thread may read them when
+     * others are in a later batch, so every batch of a job has its own. */
+    size_t *kept;   /* [max_rows] counted from the batch's first */
+    size_t *n_kept; /* [max_rows / HEAD_ROWS + 1] */
 };
 
 int
@@ -35,14 +41,13 @@ heads_new(struct heads **out, const struct heads_config *config, struct err *err
 {
     const struct weights *w = config->weights;
     struct heads *h = calloc(1, sizeof(*h));
+    int n_threads = threads_count(config->pool);
 
     *out = NULL;
     if (!h)
         return err_set(err, CE_ENOMEM, "no memory for the heads' scratch");
     h->c = *config;
     h->d = (size_t)config->model->config.d_model;
-    h->n_vocab = (size_t)config->model->config.n_vocab;
-    h->n_chunks = logits_n_chunks(h->n_vocab);
     for (int i = 0; i < w->n_exits; i++) {
         if (w->exits[i].width > h->width)
             h->width = w->exits[i].width;
@@ -51,10 +56,13 @@ heads_new(struct heads **out, const struct heads_config *config, struct err *err
     h->mid_groups =
         linear_alloc(HEAD_ROWS * h->width / ACT_GROUP, sizeof(struct act_group));
     h->z = linear_alloc(HEAD_ROWS * h->d, sizeof(float));
-    h->logits = linear_alloc(HEAD_ROWS * h->n_vocab, sizeof(float));
-    h->chunks = linear_alloc(HEAD_ROWS * h->n_chunks, sizeof(struct logit_chunk));
-    if (!h->mid || !h->mid_groups || !h->z || !h->logits || !h->chunks ||
-        linear_scratch_init(&h->scratch, HEAD_ROWS, threads_count(config->pool)) != 0 ||
+    h->kept = calloc((size_t)config->max_rows, sizeof(*h->kept));
+    h->n_kept = calloc((size_t)config->max_rows / HEAD_ROWS + 1, sizeof(*h->n_kept));
+    if (!h->mid || !h->mid_groups || !h->z || !h->kept || !h->n_kept ||
+        logit_rows_init(&h->logits, HEAD_ROWS, (size_t)config->model->config.n_vocab) !=
+            0 ||
+        screen_new(&h->screen, w, HEAD_ROWS, n_threads) != 0 ||
+        linear_scratch_init(&h->scratch, HEAD_ROWS, n_threads) != 0 ||
         act_rows_init(&h->x, HEAD_ROWS, h->d) != 0 ||
         act_rows_init(&h->h, HEAD_ROWS, h->d) != 0 ||
         act_rows_init(&h->norm, HEAD_ROWS, h->d) != 0) {
@@ -62,6 +70,9 @@ heads_new(struct heads **out, const struct heads_config *config, struct err *err
         return err_set(err, CE_ENOMEM, "no memory for the heads' scratch");
     }
     h->norm.quantised = packed_is_quantised(&w->output);
+    for (int i = 0; i < w->n_exits; i++)
+        h->norm.quantised |=
+            w->exits[i].n_candidates > 0 && packed_is_quantised(&w->exits[i].screen_down);
     *out = h;
     return 0;
 }
@@ -75,8 +86,10 @@ heads_free(struct heads *h)
     act_rows_fini(&h->norm);
     act_rows_fini(&h->h);
     act_rows_fini(&h->x);
-    free(h->chunks);
-    free(h->logits);
+    free(h->n_kept);
+    free(h->kept);
+    screen_free(h->screen);
+    logit_rows_fini(&h->logits);
     free(h->z);
     free(h->mid_groups);
     free(h->mid);
@@ -132,89 +145,130 @@ final_norm(const struct heads *h, struct worker_id id, const struct head_row *ro
             k->rmsnorm(h->norm.x + r * h->d, z ? z + r * h->d : rows[r].x,
                        h->c.weights->output_norm, h->d, h->c.model->config.norm_eps);
             act_rows_quantise(k, &h->norm, r, 0, h->d);
+            if (rows[r].head_in)
+                memcpy(rows[r].head_in, h->norm.x + r * h->d, h->d * sizeof(float));
         }
-    }
-}
-
-/* One chunk of logits of all rows, and its summary while it is in the cache. */
-static void
-output_chunk(const struct heads *h, struct worker_id id, const struct activations *a,
-             size_t chunk)
-{
-    const struct packed *w = &h->c.weights->output;
-    size_t t = chunk * CHUNK_TILES, end = t + CHUNK_TILES;
-
-    linear_tiles(h->c.kernels, id, w, t, end < w->n_tiles ? end : w->n_tiles, a,
-                 h->logits + t * PACKED_ROWS, h->n_vocab);
-    for (size_t r = 0; r < a->n_rows; r++)
-        logits_chunks(h->c.kernels, h->chunks + r * h->n_chunks,
-                      h->logits + r * h->n_vocab, h->n_vocab, chunk, chunk + 1);
-}
-
-static void
-output(const struct heads *h, struct worker_id id, size_t n)
-{
-    struct activations a = act_rows_view(&h->norm, n);
-    size_t from, to;
-
-    while (worker_take(id, h->n_chunks, 1, &from, &to)) {
-        for (size_t c = from; c < to; c++)
-            output_chunk(h, id, &a, c);
     }
 }
 
 /* ---- reading a row ---- */
 
 static void
-read_row(const struct heads *h, const struct head_job *job, const struct head_row *row,
-         const float *logits, const struct logit_chunk *chunks)
+read_summary(struct head_result *r, const struct logit_summary *s)
 {
+    r->argmax = s->argmax;
+    r->max_logit = s->max;
+    r->lse = s->lse;
+    r->confidence = s->confidence;
+}
+
+/* Row `at` of the logits. */
+static void
+read_row(const struct heads *h, const struct head_job *job, const struct head_row *row,
+         size_t at)
+{
+    const float *logits = logit_rows_at(&h->logits, at);
+    const struct logit_chunk *chunks = logit_rows_chunks(&h->logits, at);
     struct logit_summary s;
     struct logit_entry top[BACKEND_MAX_TOP] = { 0 };
     struct head_result *r = row->result;
+    size_t n_vocab = h->logits.n_vocab;
 
     memset(r, 0, sizeof(*r));
     if (row->logits)
-        memcpy(row->logits, logits, h->n_vocab * sizeof(float));
+        memcpy(row->logits, logits, n_vocab * sizeof(float));
     if (job->want_hash)
-        r->hash = logits_hash(logits, h->n_vocab);
-    if (logits_merge(&s, chunks, h->n_chunks) != 0) {
+        r->hash = logits_hash(logits, n_vocab);
+    if (logits_merge(&s, chunks, h->logits.n_chunks) != 0) {
         r->argmax = -1;
         return;
     }
-    r->argmax = s.argmax;
-    r->max_logit = s.max;
-    r->lse = s.lse;
-    r->confidence = s.confidence;
+    read_summary(r, &s);
     if (job->n_top > 0)
-        r->n_top = logits_top(h->c.kernels, top, job->n_top, logits, h->n_vocab, chunks);
+        r->n_top = logits_top(h->c.kernels, top, job->n_top, logits, n_vocab, chunks);
     for (int i = 0; i < r->n_top; i++) {
         r->top[i].id = top[i].id;
         r->top[i].logit = top[i].logit;
     }
 }
 
+/* Report the rows that the screen turned away and move the norms of the others together.
+ * Returns how many there are. One thread. */
+static size_t
+keep_rows(const struct heads *h, const struct head_row *rows, size_t n,
+          const struct screen_verdict *verdicts, size_t *kept)
+{
+    size_t d = h->d, g = d / ACT_GROUP, to = 0;
+
+    for (size_t r = 0; r < n; r++) {
+
+        if (verdicts[r].below && !rows[r].logits) {
+            memset(rows[r].result, 0, sizeof(*rows[r].result));
+            read_summary(rows[r].result, &verdicts[r].candidates);
+            rows[r].result->below = true;
+            continue;
+        }
+        if (to < r)
+            memcpy(h->norm.x + to * d, h->norm.x + r * d, d * sizeof(float));
+        if (to < r && h->norm.quantised)
+            memcpy(h->norm.groups + to * g, h->norm.groups + r * g,
+                   g * sizeof(struct act_group));
+        kept[to++] = r;
+    }
+    return to;
+}
+
+/* Which of a batch of n rows go through the whole output product; all of them without a
+ * screen. */
+static void
+screen_rows(const struct heads *h, struct worker_id id, const struct head_job *job,
+            const struct exit_weights *e, size_t done, size_t n)
+{
+    struct activations norm = act_rows_view(&h->norm, n);
+    const struct screen_verdict *verdicts = NULL;
+    size_t from, to;
+
+    if (e && e->n_candidates > 0 && job->screen_theta > 0)
+        screen_run(h->screen, h->c.kernels, id, e, &h->c.weights->output, &norm,
+                   &h->logits, job->screen_theta, &verdicts);
+    while (worker_take(id, 1, 1, &from, &to)) {
+        size_t *n_kept = &h->n_kept[done / HEAD_ROWS], *kept = h->kept + done;
+
+        if (verdicts) {
+            *n_kept = keep_rows(h, job->rows + done, n, verdicts, kept);
+            continue;
+        }
+        for (size_t r = 0; r < n; r++)
+            kept[r] = r;
+        *n_kept = n;
+    }
+}
+
 void
 heads_run(struct heads *h, struct worker_id id, const struct head_job *job)
 {
-    bool final = job->head == HEAD_FINAL;
     const struct exit_weights *e =
-        &h->c.weights->exits[final ? 0 : job->head - HEAD_EXIT(0)];
-    bool adapted = !final && e->kind == MODEL_EXIT_MLP;
+        job->head == HEAD_FINAL ? NULL : &h->c.weights->exits[job->head - HEAD_EXIT(0)];
+    bool adapted = e && e->kind == MODEL_EXIT_MLP;
 
-    for (int done = 0; done < job->n_rows; done += HEAD_ROWS) {
+    for (size_t done = 0; done < (size_t)job->n_rows; done += HEAD_ROWS) {
         const struct head_row *rows = job->rows + done;
-        int left = job->n_rows - done;
-        size_t n = (size_t)(left < HEAD_ROWS ? left : HEAD_ROWS), from, to;
+        size_t left = (size_t)job->n_rows - done, n = left < HEAD_ROWS ? left : HEAD_ROWS;
+        size_t n_kept, from, to;
+        struct activations a;
 
         if (adapted)
             adapt(h, id, e, rows, n);
         final_norm(h, id, rows, adapted ? h->z : NULL, n);
-        output(h, id, n);
-        while (worker_take(id, n, 1, &from, &to)) {
-            for (size_t r = from; r < to; r++)
-                read_row(h, job, &rows[r], h->logits + r * h->n_vocab,
-                         h->chunks + r * h->n_chunks);
+        screen_rows(h, id, job, e, done, n);
+        n_kept = h->n_kept[done / HEAD_ROWS];
+        if (n_kept == 0)
+            continue;
+        a = act_rows_view(&h->norm, n_kept);
+        logit_rows_product(&h->logits, h->c.kernels, id, &h->c.weights->output, &a);
+        while (worker_take(id, n_kept, 1, &from, &to)) {
+            for (size_t i = from; i < to; i++)
+                read_row(h, job, &rows[h->kept[done + i]], i);
         }
     }
 }

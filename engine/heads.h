@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * heads.h - from hidden states to logits and what they come to (doc/NUMERICS.md, 9
- * and 10): the final head, and exit heads with or without an adapter.
+ * and 10): the final head, and exit heads with or without an adapter and a screen.
  *
  * Thread: heads_new and heads_free by the owner; heads_run inside a region by all of
  * its threads, with the same arguments.
@@ -25,6 +25,7 @@ struct heads_config { /* all borrowed until heads_free */
     const struct model *model;
     const struct weights *weights; /* with an output matrix */
     struct threads *pool;
+    int max_rows; /* most rows of a job, >= 1 */
 };
 
 /* One row's way through a head. */
@@ -32,12 +33,14 @@ struct head_row {
     const float *x;             /* [d_model] state */
     struct head_result *result; /* filled; argmax is -1 when the logits are not finite */
     float *logits;              /* [n_vocab], or NULL */
+    float *head_in;             /* [d_model] what the output matrix reads, or NULL */
 };
 
 struct head_job {
     int head; /* HEAD_FINAL or HEAD_EXIT(i), loaded */
     int n_top;
     bool want_hash;
+    float screen_theta;          /* as in struct batch */
     const struct head_row *rows; /* [n_rows] */
     int n_rows;
 };

@@ -20,10 +20,11 @@
 
 #define ROWS 8 /* of activations, at most, at a time */
 
+/* clang-format off */
 #define ROW_BLOCKS(BLOCK, format)                                                        \
-    BLOCK(format, 8)                                                                     \
-    BLOCK(format, 7) BLOCK(format, 6) BLOCK(format, 5) BLOCK(format, 4) BLOCK(format, 3) \
-        BLOCK(format, 2) BLOCK(format, 1)
+    BLOCK(format, 8) BLOCK(format, 7) BLOCK(format, 6) BLOCK(format, 5)                  \
+    BLOCK(format, 4) BLOCK(format, 3) BLOCK(format, 2) BLOCK(format, 1)
+/* clang-format on */
 
 #include "engine/kernels_quantised_walk.h"
 

@@ -51,23 +51,15 @@ ahead(const struct logit_entry *a, const struct logit_entry *b)
 }
 
 static int
-by_rank_up(const void *a, const void *b)
-{
-    return ahead(a, b) ? 1 : -1;
-}
-
-static int
 by_rank(const void *a, const void *b)
 {
     return ahead(a, b) ? -1 : 1;
 }
 
-/* Put `entry` at the root of a heap of n whose root is last in order. */
+/* Put `entry` into the empty place `hole` of a heap of n whose root is last in order. */
 static void
-heap_replace_root(struct logit_entry *heap, int n, struct logit_entry entry)
+heap_sink(struct logit_entry *heap, int n, int hole, struct logit_entry entry)
 {
-    int hole = 0;
-
     for (;;) {
         int child = 2 * hole + 1;
 
@@ -83,19 +75,16 @@ heap_replace_root(struct logit_entry *heap, int n, struct logit_entry entry)
     heap[hole] = entry;
 }
 
-int
-logits_top(const struct kernels *k, struct logit_entry *top, int n_top, const float *x,
-           size_t n, const struct logit_chunk *chunks)
+void
+logits_largest(const struct kernels *k, struct logit_entry *top, int n_top,
+               const float *x, size_t n, const struct logit_chunk *chunks)
 {
     size_t i = 0;
 
-    if (n_top <= 0 || n == 0)
-        return 0;
-    if ((size_t)n_top > n)
-        n_top = (int)n;
     for (; i < (size_t)n_top; i++)
         top[i] = (struct logit_entry){ (int32_t)i, x[i] };
-    qsort(top, (size_t)n_top, sizeof(*top), by_rank_up); /* a heap already */
+    for (int at = n_top / 2 - 1; at >= 0; at--)
+        heap_sink(top, n_top, at, top[at]);
     while (i < n) {
         size_t chunk = i / LOGIT_CHUNK;
         size_t end = (chunk + 1) * LOGIT_CHUNK < n ? (chunk + 1) * LOGIT_CHUNK : n;
@@ -106,10 +95,21 @@ logits_top(const struct kernels *k, struct logit_entry *top, int n_top, const fl
         }
         i = k->find_above(x, i, end, top[0].logit);
         if (i < end) {
-            heap_replace_root(top, n_top, (struct logit_entry){ (int32_t)i, x[i] });
+            heap_sink(top, n_top, 0, (struct logit_entry){ (int32_t)i, x[i] });
             i++;
         }
     }
+}
+
+int
+logits_top(const struct kernels *k, struct logit_entry *top, int n_top, const float *x,
+           size_t n, const struct logit_chunk *chunks)
+{
+    if (n_top <= 0 || n == 0)
+        return 0;
+    if ((size_t)n_top > n)
+        n_top = (int)n;
+    logits_largest(k, top, n_top, x, n, chunks);
     qsort(top, (size_t)n_top, sizeof(*top), by_rank);
     return n_top;
 }

@@ -86,9 +86,12 @@ find_screen(const struct model *m, const struct gguf *g, size_t i, struct model_
     const struct gguf_tensor *down;
     char name[64];
     int64_t n = 0;
-    int rc = gguf_array_i64(g, "cecollm.exit.candidates", i, &n);
+    int rc;
 
-    if (rc == CE_ENOTFOUND || (rc == 0 && n == 0))
+    if (gguf_find_key(g, "cecollm.exit.candidates") < 0)
+        return 0;
+    rc = gguf_array_i64(g, "cecollm.exit.candidates", i, &n);
+    if (rc == 0 && n == 0)
         return 0;
     if (rc != 0 || n < 1 || n > MODEL_MAX_CANDIDATES || n > m->config.n_vocab)
         return err_set(err, CE_EFORMAT,

@@ -265,3 +265,30 @@ packed_piece(struct packed *out, const struct packed *w, size_t tile_from, size_
     out->rows = (const uint8_t *)w->rows + first * row_bytes(w);
     packed_fill(out, out->rows, 0, n_tiles);
 }
+
+size_t
+packed_pick_bytes(const struct packed *w)
+{
+    /* a tile, and its rows side by side */
+    return w->tile_bytes +
+           (PACKED_ROWS * row_bytes(w) + MEM_ALIGN - 1) / MEM_ALIGN * MEM_ALIGN;
+}
+
+void
+packed_pick(struct packed *out, const struct packed *w, const int32_t *ids, size_t n,
+            uint8_t *room)
+{
+    size_t stride = row_bytes(w);
+    const uint8_t *rows = w->rows;
+    uint8_t *beside = room + w->tile_bytes;
+
+    for (size_t i = 0; i < n; i++)
+        prefetch(rows + (size_t)ids[i] * stride, stride);
+    for (size_t i = 0; i < n; i++)
+        memcpy(beside + i * stride, rows + (size_t)ids[i] * stride, stride);
+    *out = *w;
+    out->data = room;
+    out->n_out = n;
+    out->n_tiles = 1;
+    fill_tile(w, room, beside, stride, n);
+}

@@ -87,6 +87,12 @@ void packed_fill(struct packed *w, const void *rows, size_t tile_from, size_t ti
 void packed_piece(struct packed *out, const struct packed *w, size_t tile_from,
                   size_t n_tiles, uint8_t *room);
 
+/* Make *out a matrix of rows `ids` [n <= PACKED_ROWS] of `w`, packed from w->rows into
+ * `room` (packed_pick_bytes, 64-byte aligned). Its outputs are in the order of ids. */
+void packed_pick(struct packed *out, const struct packed *w, const int32_t *ids, size_t n,
+                 uint8_t *room);
+size_t packed_pick_bytes(const struct packed *w); /* a multiple of 64 */
+
 void packed_free(struct packed *w); /* accepts an empty one */
 
 /* Does a product with this matrix read the quantised form of its activations? */

@@ -22,7 +22,7 @@
 
 #define HUGE_PAGE ((size_t)2 << 20)
 #define PER_BLOCK 7
-#define PER_EXIT  4
+#define PER_EXIT  6
 
 /* Tiles packed at once with packing off: as many as stay near the core. */
 #define ROOM_BYTES ((size_t)32 << 10)
@@ -80,6 +80,19 @@ add_block(struct loader *l, struct block_weights *b, const struct model_block *m
 }
 
 static int
+add_adapter(struct loader *l, struct exit_weights *e, const struct model_exit *me)
+{
+    int rc;
+
+    e->width = (size_t)me->adapter_width;
+    if ((rc = add_vector(l, &e->map_bias, me->map_bias)) ||
+        (rc = add_matrix(l, &e->map, me->map)) ||
+        (rc = add_matrix(l, &e->gate, me->gate)) || (rc = add_matrix(l, &e->up, me->up)))
+        return rc;
+    return add_matrix(l, &e->down, me->down);
+}
+
+static int
 add_exit(struct loader *l, const struct model_exit *me)
 {
     struct exit_weights *e = &l->w->exits[l->w->n_exits++];
@@ -87,14 +100,14 @@ add_exit(struct loader *l, const struct model_exit *me)
 
     e->layer = me->layer;
     e->kind = me->kind;
-    if (me->kind == MODEL_EXIT_SHARED)
-        return 0;
-    e->width = (size_t)me->adapter_width;
-    if ((rc = add_vector(l, &e->map_bias, me->map_bias)) ||
-        (rc = add_matrix(l, &e->map, me->map)) ||
-        (rc = add_matrix(l, &e->gate, me->gate)) || (rc = add_matrix(l, &e->up, me->up)))
+    e->n_candidates = me->n_candidates;
+    if (me->kind == MODEL_EXIT_MLP && (rc = add_adapter(l, e, me)) != 0)
         return rc;
-    return add_matrix(l, &e->down, me->down);
+    if (me->n_candidates == 0)
+        return 0;
+    if ((rc = add_matrix(l, &e->screen_down, me->screen_down)))
+        return rc;
+    return add_matrix(l, &e->screen_up, me->screen_up);
 }
 
 static int

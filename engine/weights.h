@@ -37,6 +37,8 @@ struct exit_weights {
     size_t width;                      /* of the adapter */
     float *map_bias;                   /* [d_model] */
     struct packed map, gate, up, down; /* empty for a shared head */
+    int n_candidates; /* of the screen; 0: none, the next two are empty */
+    struct packed screen_down, screen_up;
 };
 
 struct weights_config {
