@@ -280,6 +280,8 @@ synth_model(const struct synth_params *p, const char *path, struct err *err)
     return job_finish(&j, path);
 }
 
+#define SCREEN_RANK 32
+
 static void
 put_exit(struct job *j, int layer, size_t width)
 {
@@ -297,6 +299,12 @@ put_exit(struct job *j, int layer, size_t width)
     put_matrix(j, name, GGUF_F16, width, d, in, 0);
     snprintf(name, sizeof(name), "exit.%d.down.weight", layer);
     put_matrix(j, name, GGUF_F16, d, width, 0.5 / sqrt((double)width), 0);
+    if (j->p->n_candidates == 0)
+        return;
+    snprintf(name, sizeof(name), "exit.%d.screen.down.weight", layer);
+    put_matrix(j, name, d % 32 == 0 ? GGUF_Q8_0 : GGUF_F16, SCREEN_RANK, d, in, 0);
+    snprintf(name, sizeof(name), "exit.%d.screen.up.weight", layer);
+    put_matrix(j, name, j->p->type, (size_t)j->p->n_vocab, SCREEN_RANK, 0.5, 0);
 }
 
 static int
@@ -304,7 +312,7 @@ put_exit_keys(struct job *j, const char *model_path, const int *layers, int n)
 {
     struct gguf_str kinds[64];
     float theta[64];
-    int32_t at[64];
+    int32_t at[64], candidates[64];
     uint8_t digest[SHA256_BYTES];
     char text[SHA256_TEXT];
     int i, rc;
@@ -320,6 +328,7 @@ put_exit_keys(struct job *j, const char *model_path, const int *layers, int n)
         at[i] = layers[i];
         kinds[i] = (struct gguf_str){ "mlp", 3 };
         theta[i] = 0.8f;
+        candidates[i] = j->p->n_candidates;
     }
     put_str(j->w, "general.architecture", "cecollm-exits");
     put_str(j->w, "cecollm.exit.model_file_sha256", text);
@@ -327,6 +336,8 @@ put_exit_keys(struct job *j, const char *model_path, const int *layers, int n)
     gguf_writer_i32_array(j->w, "cecollm.exit.layers", at, (size_t)n);
     gguf_writer_str_array(j->w, "cecollm.exit.kinds", kinds, (size_t)n);
     gguf_writer_f32_array(j->w, "cecollm.exit.theta", theta, (size_t)n);
+    if (j->p->n_candidates > 0)
+        gguf_writer_i32_array(j->w, "cecollm.exit.candidates", candidates, (size_t)n);
     return 0;
 }
 
@@ -339,6 +350,7 @@ synth_exits(const struct synth_params *p, const char *model_path, const int *lay
 
     if ((j.rc = check_params(p, err)) != 0 ||
         (j.rc = check_range("exit width", width, 1, 1 << 20, err)) != 0 ||
+        (j.rc = check_range("candidates", p->n_candidates, 0, p->n_vocab, err)) != 0 ||
         (j.rc = gguf_writer_new(&j.w, err)) != 0)
         return j.rc;
     j.rc = put_exit_keys(&j, model_path, layers, n_exits);

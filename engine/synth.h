@@ -31,6 +31,7 @@ struct synth_params {
     bool tied;     /* no output matrix of its own */
     uint32_t type; /* of all matrices: GGUF_F32, F16, Q8_0, Q4_0 or Q4_1 */
     uint64_t seed;
+    int n_candidates; /* of each exit's screen; 0: none */
 };
 
 /* 4 blocks, d_model 64, 4 heads of 16 over 2 KV heads, d_ff 128, 512 positions,
@@ -44,7 +45,8 @@ int synth_model(const struct synth_params *p, const char *path,
 
 /* Write exit heads (gated-MLP adapters, `width` wide, doc/EXITS.md) after the given
  * blocks, bound by SHA-256 to the file at `model_path`, which was made with `p`.
- * layers: [n_exits], ascending, each from 1 to n_layers - 1. */
+ * layers: [n_exits], ascending, each from 1 to n_layers - 1. With p->n_candidates each
+ * has a screen of rank 32, as random as the rest. */
 int synth_exits(const struct synth_params *p, const char *model_path, const int *layers,
                 int n_exits, int width, const char *path, struct err *err) CE_MUSTCHECK;
 

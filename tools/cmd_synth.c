@@ -88,6 +88,8 @@ cmd_synth(int argc, char **argv)
           "also write exit heads after these blocks, beside FILE", 1, 1023 },
         { "exit-width", 0, OPTIONS_INT, &width, "N", "of the adapters (default 64)", 1,
           262144 },
+        { "candidates", 0, OPTIONS_INT, &p.n_candidates, "N",
+          "give each exit a screen with so many candidates (default 0: none)", 0, 1024 },
         { 0 }
     };
     const struct options_page page = {
