@@ -26,11 +26,11 @@ static const struct format {
     const char *name;
     struct synth_params p;
 } formats[] = {
-    { "Q4_1", { 4, 192, 3, 1, 64, 288, 300, 2100, true, GGUF_Q4_1, 11 } },
-    { "Q4_0", { 4, 128, 4, 2, 32, 224, 300, 1500, false, GGUF_Q4_0, 12 } },
-    { "Q8_0", { 4, 64, 4, 4, 16, 96, 300, 333, true, GGUF_Q8_0, 13 } },
-    { "F16", { 4, 72, 3, 3, 16, 100, 300, 333, false, GGUF_F16, 14 } },
-    { "F32", { 4, 96, 6, 2, 80, 160, 300, 320, true, GGUF_F32, 15 } },
+    { "Q4_1", { 4, 192, 3, 1, 64, 288, 300, 2100, true, GGUF_Q4_1, 11, 64 } },
+    { "Q4_0", { 4, 128, 4, 2, 32, 224, 300, 1500, false, GGUF_Q4_0, 12, 64 } },
+    { "Q8_0", { 4, 64, 4, 4, 16, 96, 300, 333, true, GGUF_Q8_0, 13, 64 } },
+    { "F16", { 4, 72, 3, 3, 16, 100, 300, 333, false, GGUF_F16, 14, 64 } },
+    { "F32", { 4, 96, 6, 2, 80, 160, 300, 320, true, GGUF_F32, 15, 64 } },
 };
 
 static void
@@ -109,6 +109,25 @@ prefill_half(struct backend *b, struct batch_item *item, const char *name, int h
     return item->results[N_PROMPT - 1].argmax;
 }
 
+/* The exit on the rows at its layer, each turned away by the screen. */
+static void
+screen(struct backend *b, struct batch_item *item, const char *name)
+{
+    struct batch batch = { .layer_from = EXIT,
+                           .layer_to = EXIT,
+                           .head = HEAD_EXIT(0),
+                           .screen_theta = 2,
+                           .n_items = 1,
+                           .items = item };
+    uint64_t h = 0xcbf29ce484222325u;
+    struct err err;
+
+    must(backend_run(b, &batch, &err), &err);
+    for (int i = 0; i < N_PROMPT; i++)
+        h = hash_result(h, &item->results[i]);
+    printf("%s exit screened %016" PRIx64 "\n", name, h);
+}
+
 static int32_t
 prefill(struct backend *b, int seq, const char *name)
 {
@@ -130,6 +149,8 @@ prefill(struct backend *b, int seq, const char *name)
     prefill_half(b, &item, name, HEAD_EXIT(0));
     item.tokens = NULL;
     item.hidden = middle;
+    item.hidden_out = NULL;
+    screen(b, &item, name);
     item.hidden_out = end;
     next = prefill_half(b, &item, name, HEAD_FINAL);
     free(middle);

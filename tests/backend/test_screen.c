@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "common/sha256.h"
 #include "engine/gguf.h"
 #include "engine/kernels.h"
 #include "engine/model.h"
@@ -255,14 +256,87 @@ test_refused(void **state)
     unlink(EXITS);
 }
 
+/* A shared exit with a screen of `rank` by `d` and `n_out` by 32 floats. */
+static void
+write_screen(int32_t n_candidates, size_t rank, size_t d, size_t n_out)
+{
+    struct gguf_writer *w;
+    struct gguf_str kind = { "shared", 6 };
+    int32_t layer = LAYER;
+    uint8_t digest[SHA256_BYTES];
+    char text[SHA256_TEXT];
+    float *zeros = calloc(n_out * 64, sizeof(*zeros));
+    struct err err;
+
+    assert_int_equal(sha256_file(MODEL, digest, &err), 0);
+    sha256_text(digest, text);
+    assert_int_equal(gguf_writer_new(&w, &err), 0);
+    gguf_writer_str(w, "general.architecture", "cecollm-exits", 13);
+    gguf_writer_str(w, "cecollm.exit.model_file_sha256", text, strlen(text));
+    gguf_writer_u32(w, "cecollm.exit.version", 1);
+    gguf_writer_i32_array(w, "cecollm.exit.layers", &layer, 1);
+    gguf_writer_str_array(w, "cecollm.exit.kinds", &kind, 1);
+    gguf_writer_i32_array(w, "cecollm.exit.candidates", &n_candidates, 1);
+    if (rank > 0)
+        gguf_writer_tensor(w, "exit.2.screen.down.weight", GGUF_F32, 2,
+                           (size_t[]){ d, rank }, zeros);
+    gguf_writer_tensor(w, "exit.2.screen.up.weight", GGUF_F32, 2, (size_t[]){ 32, n_out },
+                       zeros);
+    assert_int_equal(gguf_writer_finish(w, EXITS, &err), 0);
+    gguf_writer_free(w);
+    free(zeros);
+}
+
+static void
+test_files_refused(void **state)
+{
+    static const struct {
+        int32_t n_candidates;
+        size_t rank, d, n_out;
+        const char *names; /* what the error must name; NULL: the file is right */
+    } files[] = {
+        { 40, 32, 64, 320, NULL },
+        { 0, 0, 0, 320, NULL }, /* none asked for: nothing is looked at */
+        { -1, 32, 64, 320, "cecollm.exit.candidates" },
+        { 321, 32, 64, 320, "cecollm.exit.candidates" },
+        { 2000, 32, 64, 320, "cecollm.exit.candidates" },
+        { 40, 0, 0, 320, "exit.2.screen.down.weight" },
+        { 40, 33, 64, 320, "exit.2.screen.down.weight" },
+        { 40, 96, 64, 320, "exit.2.screen.down.weight" },
+        { 40, 32, 63, 320, "exit.2.screen.down.weight" },
+        { 40, 64, 64, 320, "exit.2.screen.up.weight" },
+        { 40, 32, 64, 319, "exit.2.screen.up.weight" },
+    };
+    struct err err;
+
+    (void)state;
+    assert_int_equal(synth_model(&shapes[2].p, MODEL, &err), 0);
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        struct model *m = NULL;
+        int rc;
+
+        write_screen(files[i].n_candidates, files[i].rank, files[i].d, files[i].n_out);
+        rc = model_open(&m, MODEL, EXITS, &err);
+        if (files[i].names) {
+            assert_int_equal(rc, CE_EFORMAT);
+            assert_non_null(strstr(err.text, files[i].names));
+        } else {
+            assert_int_equal(rc, 0);
+            assert_int_equal(m->exits[0].n_candidates, files[i].n_candidates);
+        }
+        model_close(m);
+    }
+    unlink(MODEL);
+    unlink(EXITS);
+}
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_verdicts),
-        cmocka_unit_test(test_rows_given),
-        cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_verdicts),      cmocka_unit_test(test_rows_given),
+        cmocka_unit_test(test_same_bits),     cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_files_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
