@@ -218,8 +218,8 @@ keep_rows(const struct heads *h, const struct head_row *rows, size_t n,
     return to;
 }
 
-/* Which of a batch of n rows go through the whole output product; all of them without a
- * screen. */
+/* Which of a batch of n rows go through the whole output product: all of them, or those
+ * that the screen of exit e does not turn away. */
 static void
 screen_rows(const struct heads *h, struct worker_id id, const struct head_job *job,
             const struct exit_weights *e, size_t done, size_t n)
@@ -228,7 +228,7 @@ screen_rows(const struct heads *h, struct worker_id id, const struct head_job *j
     const struct screen_verdict *verdicts = NULL;
     size_t from, to;
 
-    if (e && e->n_candidates > 0 && job->screen_theta > 0)
+    if (e)
         screen_run(h->screen, h->c.kernels, id, e, &h->c.weights->output, &norm,
                    &h->logits, job->screen_theta, &verdicts);
     while (worker_take(id, 1, 1, &from, &to)) {
@@ -247,9 +247,11 @@ screen_rows(const struct heads *h, struct worker_id id, const struct head_job *j
 void
 heads_run(struct heads *h, struct worker_id id, const struct head_job *job)
 {
+    bool final = job->head == HEAD_FINAL;
     const struct exit_weights *e =
-        job->head == HEAD_FINAL ? NULL : &h->c.weights->exits[job->head - HEAD_EXIT(0)];
-    bool adapted = e && e->kind == MODEL_EXIT_MLP;
+        &h->c.weights->exits[final ? 0 : job->head - HEAD_EXIT(0)];
+    bool adapted = !final && e->kind == MODEL_EXIT_MLP;
+    bool screened = !final && e->n_candidates > 0 && job->screen_theta > 0;
 
     for (size_t done = 0; done < (size_t)job->n_rows; done += HEAD_ROWS) {
         const struct head_row *rows = job->rows + done;
@@ -260,7 +262,7 @@ heads_run(struct heads *h, struct worker_id id, const struct head_job *job)
         if (adapted)
             adapt(h, id, e, rows, n);
         final_norm(h, id, rows, adapted ? h->z : NULL, n);
-        screen_rows(h, id, job, e, done, n);
+        screen_rows(h, id, job, screened ? e : NULL, done, n);
         n_kept = h->n_kept[done / HEAD_ROWS];
         if (n_kept == 0)
             continue;

@@ -24,7 +24,7 @@ score_block(struct query *queries, const uint16_t *keys, int j, int head_dim, co
         __m256 k[8];
 
         for (int v = 0; v < V; v++)
-            k[v] = load_half8(keys + i * KV_PAGE + j + 8 * v);
+            k[v] = load_half8(keys + kv_key_at(head_dim, j + 8 * v) + i * KV_STRIP);
         for (int r = 0; r < R; r++) {
             __m256 q = _mm256_set1_ps(queries[r].q[i]);
 
@@ -142,6 +142,7 @@ kv_append(uint16_t *part, int slot, const float *k, const float *v, int head_dim
 {
     uint16_t *values =
         part + (size_t)head_dim * KV_PAGE + (size_t)slot * (size_t)head_dim;
+    uint16_t *keys = part + kv_key_at(head_dim, slot);
     uint16_t column[8];
 
     for (int i = 0; i < head_dim; i += 8) {
@@ -151,7 +152,7 @@ kv_append(uint16_t *part, int slot, const float *k, const float *v, int head_dim
         _mm_storeu_si128((__m128i *)column, _mm256_cvtps_ph(_mm256_loadu_ps(k + i),
                                                             _MM_FROUND_TO_NEAREST_INT));
         for (int j = 0; j < 8; j++)
-            part[(i + j) * KV_PAGE + slot] = column[j];
+            keys[(i + j) * KV_STRIP] = column[j];
     }
 }
 

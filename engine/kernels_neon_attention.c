@@ -24,7 +24,7 @@ score_block(struct query *queries, const uint16_t *keys, int j, int head_dim, co
         float32x4_t k[8];
 
         for (int v = 0; v < V; v += 4)
-            load_half16(k + v, keys + i * KV_PAGE + j + 4 * v);
+            load_half16(k + v, keys + (j + 4 * v) * head_dim + i * KV_STRIP);
         for (int r = 0; r < R; r++)
             for (int v = 0; v < V; v++)
                 s[r][v] = vfmaq_n_f32(s[r][v], k[v], queries[r].q[i]);
@@ -132,13 +132,14 @@ kv_append(uint16_t *part, int slot, const float *k, const float *v, int head_dim
 {
     uint16_t *values =
         part + (size_t)head_dim * KV_PAGE + (size_t)slot * (size_t)head_dim;
+    uint16_t *keys = part + kv_key_at(head_dim, slot);
     uint16_t column[4];
 
     for (int i = 0; i < head_dim; i += 4) {
         vst1_u16(values + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(v + i))));
         vst1_u16(column, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(k + i))));
         for (int j = 0; j < 4; j++)
-            part[(i + j) * KV_PAGE + slot] = column[j];
+            keys[(i + j) * KV_STRIP] = column[j];
     }
 }
 

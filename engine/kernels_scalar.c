@@ -247,9 +247,10 @@ kv_append(uint16_t *part, int slot, const float *k, const float *v, int head_dim
 {
     uint16_t *values =
         part + (size_t)head_dim * KV_PAGE + (size_t)slot * (size_t)head_dim;
+    uint16_t *keys = part + kv_key_at(head_dim, slot);
 
     for (int i = 0; i < head_dim; i++) {
-        part[i * KV_PAGE + slot] = half_from_float(k[i]);
+        keys[i * KV_STRIP] = half_from_float(k[i]);
         values[i] = half_from_float(v[i]);
     }
 }
@@ -268,7 +269,9 @@ tile_scores(float s[KV_PAGE], const uint16_t *part, int n, const float *q, int h
     for (int j = 0; j < n; j++) {
         s[j] = 0.0f;
         for (int i = 0; i < head_dim; i++)
-            s[j] = fmaf(q[i], half_to_float(part[i * KV_PAGE + j]), s[j]);
+            s[j] = fmaf(
+                q[i], half_to_float(part[kv_key_at(head_dim, j) + (size_t)i * KV_STRIP]),
+                s[j]);
         m = larger(s[j], m);
     }
     return m;

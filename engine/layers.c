@@ -264,10 +264,23 @@ append(const struct layers *l, struct worker_id id, const struct span_list *rows
         append_units(l, rows, layer, with_q, from, to);
 }
 
+/* What is read after KV head h of span i: the next head, or the next span's first. */
+static const uint16_t *
+part_after(const struct layers *l, const struct span_list *rows, int i, int h, int layer)
+{
+    const struct model_config *mc = &l->c.model->config;
+    bool same = h + 1 < mc->n_kv_heads;
+
+    if (!same && i + 1 == rows->n_spans)
+        return NULL;
+    return kv_cache_pages(l->c.kv, rows->spans[same ? i : i + 1].seq, layer)[0] +
+           (same ? (size_t)(h + 1) * kv_part_len(mc->head_dim) : 0);
+}
+
 /* Rows first .. first+n-1 of a span, one KV head. */
 static void
 attend_piece(const struct layers *l, const struct span *s, int first, int n, int h,
-             uint16_t *const *pages)
+             uint16_t *const *pages, const uint16_t *next)
 {
     const struct model_config *mc = &l->c.model->config;
     size_t width = (size_t)(mc->n_heads / mc->n_kv_heads) * (size_t)mc->head_dim;
@@ -283,6 +296,7 @@ attend_piece(const struct layers *l, const struct span *s, int first, int n, int
         .pos = s->pos + first,
         .pages = (const uint16_t *const *)pages,
         .part = (size_t)h * kv_part_len(mc->head_dim),
+        .next = next,
     };
 
     l->c.kernels->attention(&job);
@@ -309,7 +323,8 @@ attend_units(const struct layers *l, const struct span_list *rows, int layer, si
                 n = ATTENTION_ROWS;
             for (int h = 0; h < n_heads; h++, unit++) {
                 if (unit >= from && unit < to)
-                    attend_piece(l, s, first, n, h, pages);
+                    attend_piece(l, s, first, n, h, pages,
+                                 part_after(l, rows, i, h, layer));
             }
         }
     }

@@ -229,7 +229,7 @@ test_attention(void **state)
         k->kv_append(pages[t / KV_PAGE] + kv_part_len(H), t % KV_PAGE, keys + t * H,
                      values + t * H, H);
     k->attention(&(struct attention_job){ q, GROUP * H, out, GROUP * H, N, GROUP, H, 0,
-                                          page_list, kv_part_len(H) });
+                                          page_list, kv_part_len(H), NULL });
     for (int t = 0; t < N; t++) {
         for (int g = 0; g < GROUP; g++) {
             attend(want, q + (t * GROUP + g) * H, keys, values, t + 1, H);

@@ -301,7 +301,7 @@ check_attention(int n, int n_rows, int n_group, int h, enum case_kind kind)
             q,          q_stride,   (t < 0 ? out.want : out.got) + GUARD,
             out_stride, n_rows,     n_group,
             h,          n - n_rows, (const uint16_t *const *)c.data,
-            c.part
+            c.part,     NULL
         };
 
         for (int p = 0; p < c.n_pages; p++)
