@@ -51,12 +51,18 @@ deeper_from(const struct policy *p, bool alone, int from, int *exit)
     return POLICY_ASK;
 }
 
+/* The upload trigger looks at exit 1 whether a token may leave there or not. */
+static bool
+triggers_upload(const struct policy *p, bool alone)
+{
+    return p->mode == POLICY_COLLABORATIVE && !alone && p->n_exits > 0 &&
+           p->upload == POLICY_UPLOAD_BELOW;
+}
+
 enum policy_step
 policy_begin(const struct policy *p, bool alone, int *exit)
 {
-    /* The upload trigger looks at exit 1 whether a token may leave there or not. */
-    if (p->mode == POLICY_COLLABORATIVE && !alone && p->n_exits > 0 &&
-        p->upload == POLICY_UPLOAD_BELOW) {
+    if (triggers_upload(p, alone)) {
         *exit = 0;
         return POLICY_DEEPER;
     }
@@ -71,6 +77,20 @@ policy_next(const struct policy *p, bool alone, int done, double confidence, int
     if (done == p->n_exits - 1 && stands_alone(p, alone))
         return p->mode == POLICY_STANDALONE ? POLICY_EMIT : POLICY_FALLBACK;
     return deeper_from(p, alone, done + 1, exit);
+}
+
+double
+policy_screen(const struct policy *p, bool alone, int done)
+{
+    double below = may_leave(p, done) ? p->theta[done] : HUGE_VAL;
+
+    if (!p->screens || (done == p->n_exits - 1 && stands_alone(p, alone)))
+        return 0; /* its token may be taken however unsure it is */
+    /* Two questions to one confidence. Below the smaller threshold it is below both;
+     * from there on only the confidence itself tells. */
+    if (done == 0 && triggers_upload(p, alone))
+        below = fmin(below, p->upload_theta);
+    return below < HUGE_VAL ? below : 0;
 }
 
 bool

@@ -50,6 +50,7 @@ struct policy {
     enum policy_upload upload;
     double upload_theta;
     enum policy_loss on_loss;
+    bool screens; /* let the exits' screens turn tokens away, where that is enough */
 };
 
 enum policy_step {
@@ -67,6 +68,11 @@ enum policy_step policy_begin(const struct policy *p, bool alone, int *exit);
 /* What to do after exit `done` came out at `confidence`. */
 enum policy_step policy_next(const struct policy *p, bool alone, int done,
                              double confidence, int *exit);
+
+/* The confidence below which exit `done` need not say more than "below": a screen may
+ * then end its check (batch.screen_theta). 0: all of its result matters. Whether a row
+ * is below decides the same steps and releases as its confidence would. */
+double policy_screen(const struct policy *p, bool alone, int done);
 
 /* May rows up to and including a generated position travel, knowing exit 1's
  * confidence there? (have_confidence false: not computed yet.) Prompt rows ask with

@@ -108,6 +108,84 @@ release(void **state)
     assert_false(policy_release(&p, false, true, 0.9));
 }
 
+/* What a screen may be asked, of the first and of the last of two exits. */
+struct screen {
+    const char *what;
+    enum policy_mode mode;
+    double theta1, theta2, upload_theta;
+    int alone;
+    enum policy_upload upload;
+    double at1, at2;
+};
+
+static const struct screen screens[] = {
+    { "each exit its threshold", C, 0.8, 0.7, 0, 0, UA, 0.8, 0.7 },
+    { "states with the request", C, 0.8, 0.7, 0, 0, POLICY_UPLOAD_ON_REQUEST, 0.8, 0.7 },
+    { "lost: the last one's token counts", C, 0.8, 0.7, 0, 1, UA, 0.8, 0 },
+    { "standalone likewise", S, 0.8, 0.7, 0, 0, UA, 0.8, 0 },
+    { "standalone has no trigger", S, 0.8, 0.7, 0.5, 0, UB, 0.8, 0 },
+    { "nothing leaves at theta 1", C, 1.0, 0.7, 0, 0, UA, 0, 0.7 },
+    { "everything leaves at theta 0", C, 0.0, 0.0, 0, 0, UA, 0, 0 },
+    { "trigger above the threshold", C, 0.8, 0.7, 0.9, 0, UB, 0.8, 0.7 },
+    { "trigger below the threshold", C, 0.8, 0.7, 0.5, 0, UB, 0.5, 0.7 },
+    { "nothing but the trigger", C, 1.0, 1.0, 0.9, 0, UB, 0.9, 0 },
+    { "the trigger never fires", C, 0.8, 0.7, 0, 0, UB, 0, 0.7 },
+    { "the trigger always fires", C, 1.0, 0.7, 2, 0, UB, 2, 0.7 },
+    { "lost: no trigger", C, 0.8, 0.7, 0.5, 1, UB, 0.8, 0 },
+    { "naive: no exit is asked", N, 0.8, 0.7, 0, 0, UA, 0, 0 },
+};
+
+static void
+screen_table(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof(screens) / sizeof(screens[0]); i++) {
+        const struct screen *s = &screens[i];
+        struct policy p = { .mode = s->mode,
+                            .n_exits = 2,
+                            .theta = { s->theta1, s->theta2 },
+                            .upload = s->upload,
+                            .upload_theta = s->upload_theta,
+                            .screens = true };
+        double at1 = policy_screen(&p, s->alone, 0), at2 = policy_screen(&p, s->alone, 1);
+        if (at1 != s->at1 || at2 != s->at2)
+            print_error("%s: %g and %g\n", s->what, at1, at2);
+        assert_true(at1 == s->at1 && at2 == s->at2);
+        p.screens = false;
+        assert_true(policy_screen(&p, s->alone, 0) == 0);
+        assert_true(policy_screen(&p, s->alone, 1) == 0);
+    }
+}
+
+/* Below its screen's threshold, a confidence decides as any smaller one does. */
+static void
+below_is_enough(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 8 * 11 * 11; i++) {
+        struct policy p = { .mode = C,
+                            .n_exits = 2,
+                            .theta = { i % 11 / 10.0, 0.5 },
+                            .upload = i / 121 % 2 ? UB : UA,
+                            .upload_theta = i / 11 % 11 / 10.0,
+                            .screens = true };
+        bool alone = i / 242 % 2;
+        for (int k = 0; k < 2; k++) {
+            double at = policy_screen(&p, alone, k);
+            for (double c = 0.05; c < at; c += 0.1) {
+                int next = -1, next0 = -1;
+                assert_int_equal(policy_next(&p, alone, k, c, &next),
+                                 policy_next(&p, alone, k, 0, &next0));
+                assert_int_equal(next, next0);
+                assert_true(policy_next(&p, alone, k, c, &next) != POLICY_EMIT);
+                assert_true(k > 0 || alone ||
+                            policy_release(&p, false, true, c) ==
+                                policy_release(&p, false, true, 0));
+            }
+        }
+    }
+}
+
 static void
 stages(void **state)
 {
@@ -161,8 +239,9 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(walk_table), cmocka_unit_test(no_exits_always_ask),
-        cmocka_unit_test(release),    cmocka_unit_test(stages),
+        cmocka_unit_test(walk_table),      cmocka_unit_test(no_exits_always_ask),
+        cmocka_unit_test(release),         cmocka_unit_test(screen_table),
+        cmocka_unit_test(below_is_enough), cmocka_unit_test(stages),
         cmocka_unit_test(texts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
