@@ -319,6 +319,7 @@ add_up(struct decode_result *sum, const struct decode_result *r)
     sum->requests += r->requests;
     sum->stalls += r->stalls;
     sum->probes += r->probes;
+    sum->screened += r->screened;
     sum->bytes_up += r->bytes_up;
     sum->prefill_us += r->prefill_us;
     sum->total_us += r->total_us;

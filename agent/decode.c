@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "agent/edge.h"
+#include "agent/exits.h"
 #include "common/clock.h"
 #include "common/memory.h"
 
@@ -34,8 +35,7 @@ struct decoder {
     int n_top;               /* logits that sampling needs */
 
     /* of the current position */
-    bool have[MODEL_MAX_EXITS]; /* exits computed */
-    struct head_result exits[MODEL_MAX_EXITS];
+    struct exits exits;
     int64_t edge_us, cloud_us, wire_us;
 };
 
@@ -189,26 +189,38 @@ decode_rows_run(const struct decoder *d, int stage)
 
 /* ---- one position ---- */
 
+/* All of a head's result. */
+static struct edge_want
+want_all(const struct decoder *d)
+{
+    return (struct edge_want){ .n_top = d->n_top, .hash = d->request->want_hash };
+}
+
 /* Stage `stage` up to the newest position, its time counted; the head if res. */
 static int
 run_edge(struct decoder *d, int stage, struct head_result *res, struct err *err)
 {
+    struct edge_want want = want_all(d);
     int64_t t = clock_us();
-    int rc = edge_advance(d->edge, stage, res, d->n_top, d->request->want_hash, err);
+    int rc = edge_advance(d->edge, stage, res, &want, err);
 
     d->edge_us += clock_us() - t;
     return rc;
 }
 
-/* The result of exit k at the newest position, computed once. */
+/* The result of exit k at the newest position, computed once; by its screen where only
+ * the decision counts. A trace shows what every exit says, and hashes are for comparing
+ * runs, which a screen's mistake would part. */
 static int
 exit_result(struct decoder *d, int k, const struct head_result **res, struct err *err)
 {
-    *res = &d->exits[k];
-    if (d->have[k])
-        return 0;
-    int rc = run_edge(d, k, &d->exits[k], err);
-    d->have[k] = rc == 0;
+    struct edge_want want = want_all(d);
+    int64_t t = clock_us();
+
+    if (!d->setup.trace && !want.hash)
+        want.screen_theta = (float)policy_screen(&d->policy, d->alone, k);
+    int rc = exits_get(&d->exits, d->edge, k, &want, res, err);
+    d->edge_us += clock_us() - t;
     return rc;
 }
 
@@ -268,10 +280,12 @@ choose_at_edge(struct decoder *d, int32_t pos, struct choice *c, struct err *err
         int done = k, rc = exit_result(d, k, &res, err);
         if (rc < 0)
             return rc;
+        /* A screen's "below" is an answer; the confidence beside it is not exact. */
+        double confidence = res->below ? 0 : (double)res->confidence;
         if (done == 0 && d->port != NULL && !d->alone &&
-            policy_release(&d->policy, false, true, res->confidence))
+            policy_release(&d->policy, false, true, confidence))
             d->port->ops->release(d->port, pos + 1);
-        step = policy_next(&d->policy, d->alone, done, res->confidence, &k);
+        step = policy_next(&d->policy, d->alone, done, confidence, &k);
         if (step != POLICY_EMIT && step != POLICY_FALLBACK)
             continue;
         c->origin = step == POLICY_EMIT ? REPLY_EXIT : REPLY_FALLBACK;
@@ -432,7 +446,7 @@ decode_loop(struct decoder *d, struct err *err)
     while (rc == 0) {
         struct choice c = { 0 };
         int32_t pos = edge_n_positions(d->edge) - 1;
-        memset(d->have, 0, sizeof(d->have));
+        exits_forget(&d->exits);
         rc = choose(d, pos, &c, err);
         if (rc < 0)
             return rc;
@@ -453,6 +467,7 @@ decode_loop(struct decoder *d, struct err *err)
             if (rc < 0)
                 return rc;
         }
+        d->result->screened += exits_n_below(&d->exits);
         rc = emit(d, &t, err);
         if (rc != 0)
             return rc < 0 ? rc : 0;

@@ -72,6 +72,7 @@ struct decode_result {
     int requests; /* INFER sent (or GENERATE: one) */
     int stalls;   /* times the loop stood still for the cloud */
     int probes;   /* requests made only for the trace, not counted above */
+    int screened; /* exit checks that a screen ended */
     uint64_t bytes_up;
     int64_t prefill_us; /* until the first token was known, of total */
     int64_t total_us, edge_us, cloud_us, wire_us;

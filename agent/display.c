@@ -276,6 +276,8 @@ display_summary(const struct display *d, const struct decode_result *r)
             fprintf(f, ", %d requests for the trace alone", r->probes);
         putc('\n', f);
     }
+    if (r->screened > 0)
+        fprintf(f, "%d exit checks ended by screens\n", r->screened);
     double total = (double)r->total_us / 1e6, first = (double)r->prefill_us / 1e6;
     fprintf(f, "%.2f s: edge %.2f, cloud %.2f, wire %.2f; first token after %.2f", total,
             (double)r->edge_us / 1e6, (double)r->cloud_us / 1e6, (double)r->wire_us / 1e6,

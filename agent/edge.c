@@ -183,11 +183,20 @@ stopped(const struct edge *e, struct err *err)
     return 0;
 }
 
+static void
+want_head(struct batch *batch, int head, const struct edge_want *want)
+{
+    batch->head = head;
+    batch->n_top = want->n_top;
+    batch->want_hash = want->hash;
+    batch->screen_theta = want->screen_theta;
+}
+
 /* One backend step: the first n rows in front of stage k, the head on the last one
  * when `res` is not NULL. */
 static int
-run_rows(struct edge *e, int k, int n, struct head_result *res, int n_top, bool want_hash,
-         struct err *err)
+run_rows(struct edge *e, int k, int n, struct head_result *res,
+         const struct edge_want *want, struct err *err)
 {
     struct stage *s = &e->stages[k];
     struct batch_item item = {
@@ -203,12 +212,12 @@ run_rows(struct edge *e, int k, int n, struct head_result *res, int n_top, bool 
     struct batch batch = {
         .layer_from = s->layer_from,
         .layer_to = s->layer_to,
-        .head = res != NULL ? s->head : HEAD_NONE,
-        .n_top = n_top,
-        .want_hash = want_hash,
+        .head = HEAD_NONE,
         .n_items = 1,
         .items = &item,
     };
+    if (res != NULL)
+        want_head(&batch, s->head, want);
     return backend_run(e->backend, &batch, err);
 }
 
@@ -234,7 +243,7 @@ pass_on(struct edge *e, int k, int n, struct err *err)
 
 /* The head on the newest row, which stage k has run already. */
 static int
-head_alone(struct edge *e, int k, struct head_result *res, int n_top, bool want_hash,
+head_alone(struct edge *e, int k, struct head_result *res, const struct edge_want *want,
            struct err *err)
 {
     struct stage *s = &e->stages[k];
@@ -249,18 +258,16 @@ head_alone(struct edge *e, int k, struct head_result *res, int n_top, bool want_
     struct batch batch = {
         .layer_from = s->layer_to,
         .layer_to = s->layer_to,
-        .head = s->head,
-        .n_top = n_top,
-        .want_hash = want_hash,
         .n_items = 1,
         .items = &item,
     };
+    want_head(&batch, s->head, want);
     return backend_run(e->backend, &batch, err);
 }
 
 /* Run all that waits in front of stage k. *headed: res was filled on the way. */
 static int
-run_stage(struct edge *e, int k, struct head_result *res, int n_top, bool want_hash,
+run_stage(struct edge *e, int k, struct head_result *res, const struct edge_want *want,
           bool *headed, struct err *err)
 {
     struct queue *q = &e->stages[k].in;
@@ -273,7 +280,7 @@ run_stage(struct edge *e, int k, struct head_result *res, int n_top, bool want_h
         rc = stopped(e, err);
         if (rc < 0)
             return rc;
-        rc = run_rows(e, k, n, last ? res : NULL, n_top, want_hash, err);
+        rc = run_rows(e, k, n, last ? res : NULL, want, err);
         if (rc < 0)
             return rc;
         rc = pass_on(e, k, n, err);
@@ -290,19 +297,19 @@ run_stage(struct edge *e, int k, struct head_result *res, int n_top, bool want_h
 }
 
 int
-edge_advance(struct edge *e, int stage, struct head_result *res, int n_top,
-             bool want_hash, struct err *err)
+edge_advance(struct edge *e, int stage, struct head_result *res,
+             const struct edge_want *want, struct err *err)
 {
     bool headed = false;
 
     for (int k = 0; k <= stage; k++) {
-        int rc = run_stage(e, k, k == stage ? res : NULL, n_top, want_hash, &headed, err);
+        int rc = run_stage(e, k, k == stage ? res : NULL, want, &headed, err);
         if (rc < 0)
             return rc;
     }
     if (res == NULL || headed)
         return 0;
-    return head_alone(e, stage, res, n_top, want_hash, err);
+    return head_alone(e, stage, res, want, err);
 }
 
 int

@@ -29,6 +29,14 @@ struct edge_stage {
     int head;     /* HEAD_*, or HEAD_NONE */
 };
 
+/* What is wanted of a head. */
+struct edge_want {
+    int n_top; /* largest logits */
+    bool hash;
+    float screen_theta; /* > 0: only whether the confidence reaches it, if the head has a
+                           screen (batch.screen_theta); 0: the whole result */
+};
+
 /* Called with what comes out of stage 0, in order, as it comes. rows: [n, d_model],
  * borrowed. A failure ends the advance with that code. */
 typedef int edge_rows_fn(void *ctx, int32_t pos, int n, const float *rows,
@@ -60,12 +68,12 @@ void edge_end(struct edge *e);
 int edge_push(struct edge *e, const int32_t *tokens, int n, struct err *err) CE_MUSTCHECK;
 
 /* Bring stages 0 .. stage up to the newest position, each with all that waits in
- * front of it. With res: the stage's head on the newest position, with n_top logits
- * and, if asked for, the hash. May be called again for the same position with a
- * deeper stage, or for a head that was not wanted before.
+ * front of it. With res: what `want` says of the stage's head on the newest position;
+ * without, want may be NULL. May be called again for the same position with a deeper
+ * stage, or for a head that was not wanted, or not all of it, before.
  * CE_EAGAIN when *stop was set; what was done stays done. */
-int edge_advance(struct edge *e, int stage, struct head_result *res, int n_top,
-                 bool want_hash, struct err *err) CE_MUSTCHECK;
+int edge_advance(struct edge *e, int stage, struct head_result *res,
+                 const struct edge_want *want, struct err *err) CE_MUSTCHECK;
 
 /* Keep positions 0 .. n-1 in every stage that has more. */
 int edge_truncate(struct edge *e, int32_t n, struct err *err) CE_MUSTCHECK;

@@ -4,7 +4,7 @@
  * The fake backend refuses any hole (as the real one does) and mixes every token
  * into the states, so a wrong or missing catch-up shows in the ids: the token an
  * exit or the cloud gives at a position is a function of the whole text before it.
- * Confidences come from a script, one per position and exit.
+ * Confidences come from a script, one per position and exit; so do the screens' errors.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -28,10 +28,13 @@ struct fake_backend {
     int32_t past[LAYERS];
     float sum[LAYERS]; /* of all states a block has seen: its "KV" */
     bool open;
-    int heads; /* heads computed */
+    int heads;       /* heads computed */
+    int below;       /* of them, ended by the screen */
+    char asked[256]; /* of exits: "1/0.8 " is exit 1 with its screen at 0.8 */
 };
 
-static float conf[2][CTX]; /* scripted, by exit and position */
+static float conf[2][CTX];    /* scripted, by exit and position */
+static bool mistaken[2][CTX]; /* the screen says "below" whatever the confidence */
 
 static int
 fb_open(struct backend *b, int *seq, struct err *err)
@@ -64,6 +67,34 @@ block(struct fake_backend *f, int layer, float x)
     return f->sum[layer];
 }
 
+/* What a head makes of state h at pos; a screened result is of no use but for that. */
+static void
+head(struct fake_backend *f, const struct batch *batch, float h, int pos,
+     struct head_result *r)
+{
+    int k = batch->head - HEAD_EXIT(0);
+    size_t n = strlen(f->asked);
+
+    f->heads++;
+    memset(r, 0, sizeof(*r));
+    r->argmax = (int32_t)h;
+    r->hash = batch->want_hash ? (uint64_t)h + 1 : 0;
+    r->confidence = 1;
+    if (batch->head == HEAD_FINAL)
+        return;
+    snprintf(f->asked + n, sizeof(f->asked) - n, "%d/%g ", k + 1,
+             (double)batch->screen_theta);
+    r->confidence = conf[k][pos];
+    r->below = batch->screen_theta > 0 &&
+               (r->confidence < batch->screen_theta || mistaken[k][pos]);
+    if (r->below) {
+        f->below++;
+        r->argmax = 777777; /* must not come out anywhere */
+        r->confidence = 1;
+        r->hash = 0;
+    }
+}
+
 static int
 fb_run(struct backend *b, const struct batch *batch, struct err *err)
 {
@@ -88,12 +119,7 @@ fb_run(struct backend *b, const struct batch *batch, struct err *err)
     }
     if (it->head_rows == 0)
         return 0;
-    f->heads++;
-    memset(it->results, 0, sizeof(*it->results));
-    it->results->argmax = (int32_t)h;
-    it->results->hash = batch->want_hash ? (uint64_t)h + 1 : 0;
-    int pos = it->pos + it->n_rows - 1;
-    it->results->confidence = batch->head == HEAD_FINAL ? 1 : conf[batch->head - 1][pos];
+    head(f, batch, h, it->pos + it->n_rows - 1, it->results);
     return 0;
 }
 
@@ -225,7 +251,7 @@ struct run {
     struct decoder *decoder;
     struct decode_result result;
     struct err err;
-    bool trace;
+    bool trace, no_hash;
     char origins[CTX]; /* '1' '2' exits, C cloud, F fallback, W whole model */
     int32_t ids[CTX];
     uint64_t hashes[CTX];
@@ -286,9 +312,10 @@ run_prompt(struct run *r, int max_tokens)
                                   .prefill_chunk = 2,
                                   .trace = r->trace };
     struct decode_hooks hooks = { on_token, NULL, r };
-    struct decode_request q = {
-        .prompt = prompt, .n_prompt = 5, .max_tokens = max_tokens, .want_hash = true
-    };
+    struct decode_request q = { .prompt = prompt,
+                                .n_prompt = 5,
+                                .max_tokens = max_tokens,
+                                .want_hash = !r->no_hash };
 
     sampler_params_init(&q.sampling);
     assert_int_equal(decode_new(&r->decoder, &setup, &r->policy, &hooks, &r->err), 0);
@@ -484,6 +511,156 @@ trace_computes_every_head(void **state)
     run_free(plain);
 }
 
+/* ---- screens ---- */
+
+static struct run *
+run_screened(enum policy_mode mode, double theta1, double theta2)
+{
+    struct run *r = run_new(mode, theta1, theta2);
+
+    r->policy.screens = true;
+    r->no_hash = true;
+    memset(mistaken, 0, sizeof(mistaken));
+    return r;
+}
+
+static void
+screens_change_no_token(void **state)
+{
+    struct run *plain = run_new(POLICY_COLLABORATIVE, 0.8, 0.7);
+    struct run *r = run_screened(POLICY_COLLABORATIVE, 0.8, 0.7);
+
+    (void)state;
+    script("9191181", "0901101");
+    plain->no_hash = true;
+    assert_int_equal(run_prompt(plain, 7), 0);
+    assert_int_equal(run_prompt(r, 7), 0);
+    assert_string_equal(r->origins, "121CC1C");
+    assert_string_equal(plain->origins, r->origins);
+    assert_memory_equal(plain->ids, r->ids, sizeof(r->ids));
+    assert_string_equal(plain->port.log, r->port.log);
+    assert_string_equal(r->backend.asked, "1/0.8 "
+                                          "1/0.8 2/0.7 "
+                                          "1/0.8 "
+                                          "1/0.8 2/0.7 "
+                                          "1/0.8 2/0.7 "
+                                          "1/0.8 "
+                                          "1/0.8 2/0.7 ");
+    assert_int_equal(r->result.screened, 7);
+    assert_int_equal(r->backend.below, 7);
+    assert_int_equal(plain->result.screened, 0);
+    assert_int_equal(plain->backend.heads, r->backend.heads);
+    run_free(plain);
+    run_free(r);
+}
+
+/* A mistaken screen sends a token deeper; what comes from there is whole. */
+static void
+a_mistaken_screen_goes_deeper(void **state)
+{
+    struct run *r = run_screened(POLICY_COLLABORATIVE, 0.8, 0.8);
+
+    (void)state;
+    script("9999", "9099");
+    mistaken[0][4] = mistaken[0][5] = mistaken[0][7] = mistaken[1][7] = true;
+    assert_int_equal(run_prompt(r, 4), 0);
+    assert_string_equal(r->origins, "2C1C");
+    for (int i = 0; i < r->n; i++)
+        assert_true(r->ids[i] != 777777);
+    assert_int_equal(r->result.screened, 5);
+    run_free(r);
+}
+
+/* The last exit's token counts, whatever its confidence. */
+static void
+standalone_screens_all_but_the_last(void **state)
+{
+    struct run *r = run_screened(POLICY_STANDALONE, 0.8, 0.8);
+
+    (void)state;
+    script("911", "091");
+    assert_int_equal(run_prompt(r, 3), 0);
+    assert_string_equal(r->origins, "122");
+    assert_string_equal(r->backend.asked, "1/0.8 1/0.8 2/0 1/0.8 2/0 ");
+    assert_int_equal(r->result.screened, 2);
+    run_free(r);
+}
+
+/* Lost in the middle of a position: the last exit has said "below" and is asked again,
+ * on the same row; the first one's answer still holds. */
+static void
+a_fallback_asks_in_full(void **state)
+{
+    struct run *r = run_screened(POLICY_COLLABORATIVE, 0.8, 0.7);
+    struct run *plain = run_new(POLICY_COLLABORATIVE, 0.8, 0.7);
+
+    (void)state;
+    script("191", "010");
+    plain->policy.on_loss = r->policy.on_loss = POLICY_LOSS_EDGE;
+    plain->port.lose_at = r->port.lose_at = 1;
+    assert_int_equal(run_prompt(plain, 3), 0);
+    assert_int_equal(run_prompt(r, 3), 0);
+    assert_string_equal(r->origins, "F1F");
+    assert_memory_equal(plain->ids, r->ids, sizeof(r->ids));
+    assert_string_equal(r->backend.asked, "1/0.8 2/0.7 2/0 "
+                                          "1/0.8 "
+                                          "1/0.8 2/0 ");
+    assert_int_equal(r->result.screened, 2); /* and one that had to be done after all */
+    run_free(r);
+    run_free(plain);
+}
+
+/* The first exit's confidence has two thresholds: the smaller one is screened. */
+static void
+upload_trigger_and_screen(void **state)
+{
+    static const struct {
+        double theta, upload;
+        const char *origins, *log, *asked;
+    } cases[] = {
+        { 0.8, 0.6, "11C1", "r2 r4 r7 i6 ", "1/0.6 1/0.6 1/0.6 1/0.6 " },
+        { 0.6, 0.8, "11C1", "r2 r4 r7 i6 ", "1/0.6 1/0.6 1/0.6 1/0.6 " },
+        { 1.0, 0.6, "CCCC", "r2 r4 i4 i5 r7 i6 i7 ", "1/0.6 1/0.6 1/0.6 1/0.6 " },
+    };
+
+    (void)state;
+    script("9959", "0000");
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct run *r = run_screened(POLICY_COLLABORATIVE, cases[i].theta, 1);
+        r->policy.upload = POLICY_UPLOAD_BELOW;
+        r->policy.upload_theta = cases[i].upload;
+        assert_int_equal(run_prompt(r, 4), 0);
+        assert_string_equal(r->origins, cases[i].origins);
+        assert_string_equal(r->port.log, cases[i].log);
+        assert_string_equal(r->backend.asked, cases[i].asked);
+        run_free(r);
+    }
+}
+
+static void
+nothing_is_screened_that_is_shown(void **state)
+{
+    struct run *traced = run_screened(POLICY_COLLABORATIVE, 0.8, 0.8);
+    struct run *hashed = run_screened(POLICY_COLLABORATIVE, 0.8, 0.8);
+    struct run *off = run_screened(POLICY_COLLABORATIVE, 0.8, 0.8);
+
+    (void)state;
+    script("191", "091");
+    traced->trace = true;
+    hashed->no_hash = false;
+    off->policy.screens = false;
+    assert_int_equal(run_prompt(traced, 3), 0);
+    assert_int_equal(run_prompt(hashed, 3), 0);
+    assert_int_equal(run_prompt(off, 3), 0);
+    assert_null(strstr(traced->backend.asked, "/0."));
+    assert_null(strstr(hashed->backend.asked, "/0."));
+    assert_null(strstr(off->backend.asked, "/0."));
+    assert_int_equal(traced->result.screened, 0);
+    run_free(traced);
+    run_free(hashed);
+    run_free(off);
+}
+
 static void
 ends_of_answers(void **state)
 {
@@ -530,6 +707,12 @@ main(void)
         cmocka_unit_test(standalone_needs_no_cloud),
         cmocka_unit_test(losing_the_cloud),
         cmocka_unit_test(trace_computes_every_head),
+        cmocka_unit_test(screens_change_no_token),
+        cmocka_unit_test(a_mistaken_screen_goes_deeper),
+        cmocka_unit_test(standalone_screens_all_but_the_last),
+        cmocka_unit_test(a_fallback_asks_in_full),
+        cmocka_unit_test(upload_trigger_and_screen),
+        cmocka_unit_test(nothing_is_screened_that_is_shown),
         cmocka_unit_test(ends_of_answers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
