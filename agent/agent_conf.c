@@ -63,6 +63,9 @@ static const struct conffile_key keys[] = {
       .help = "Confidence from which an exit lets its token out: 0.9 for all, or "
               "18=0.98,24=0.9 by layer. 1 or more: never. Unset: what the exits' file "
               "suggests, else 0.9." },
+    { "screens", CONFFILE_BOOL, AT(screens), "on",
+      .help = "Let an exit's screen turn away tokens that it is not sure of, before the "
+              "costly part of the exit's check. off: check in full, always." },
     { "upload", CONFFILE_STRING, AT(upload), "always",
       .help = "When hidden states of new tokens travel. always: at once. below:X: when "
               "the first exit's confidence is below X. on-request: with the next "

@@ -35,6 +35,7 @@ struct agent_conf {
     /* where tokens come from */
     int mode; /* enum policy_mode */
     char *theta, *upload;
+    bool screens;
     int on_cloud_loss; /* enum policy_loss */
     int naive_kv;      /* 0 keep, 1 drop */
     /* the cloud */

@@ -49,6 +49,7 @@ plan(struct edge_model *m, const struct agent_conf *conf, struct err *err)
     }
     p->mode = (enum policy_mode)conf->mode;
     p->on_loss = (enum policy_loss)conf->on_cloud_loss;
+    p->screens = conf->screens;
     p->n_exits = conf->no_exits ? 0 : model->n_exits;
     for (int k = 0; k < p->n_exits; k++) {
         double theta = (double)model->exits[k].theta;

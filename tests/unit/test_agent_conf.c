@@ -68,6 +68,11 @@ spellings(void **state)
     assert_string_equal(conf.packing_cache, "/d");
     assert_int_equal(READ("-m", "x", "--no-packing"), 0);
     assert_false(conf.packing);
+    assert_true(conf.screens);
+    assert_int_equal(READ("-m", "x", "--screens=off"), 0);
+    assert_false(conf.screens);
+    assert_int_equal(READ("-m", "x", "--no-screens"), 0);
+    assert_false(conf.screens);
     assert_int_equal(READ("--help"), 0);
     assert_true(conf.want_help);
 }
