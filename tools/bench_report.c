@@ -62,7 +62,7 @@ print_machine(const struct bench_report *r)
 static void
 print_heading(const struct bench_report *r)
 {
-    printf("\n%-14s %9s %5s %10s %6s %9s", "", "tokens/s", "", "limit", "share",
+    printf("\n%-16s %9s %5s %10s %6s %9s", "", "tokens/s", "", "limit", "share",
            "attention");
     if (r->lone.n > 0)
         printf(" %9s %7s", "1 thread", "speedup");
@@ -91,7 +91,7 @@ print_row(const struct bench_report *r, const struct row *row)
 
     snprintf(spread, sizeof(spread), "+-%.0f%%",
              50 * (f->samples[f->n_samples - 1] - f->samples[0]) / f->seconds);
-    printf("%-14s %9.1f %5s %10.1f %5.1f%% %8.1f%%", f->c.name, f->tokens_per_second,
+    printf("%-16s %9.1f %5s %10.1f %5.1f%% %8.1f%%", f->c.name, f->tokens_per_second,
            spread, row->limit, 100 * f->tokens_per_second / row->limit,
            100 * row->attention);
     if (r->lone.n > 0)
@@ -100,6 +100,22 @@ print_row(const struct bench_report *r, const struct row *row)
         print_other(f->tokens_per_second, row->peer, 6);
     if (r->peer_q4_0.n_figures > 0)
         print_other(f->tokens_per_second, row->peer_q4_0, 6);
+    putchar('\n');
+}
+
+static void
+print_check_cost(const struct figures *f)
+{
+    struct check_cost cost = figures_check_cost(f);
+    char a[UNITS_TEXT];
+
+    if (isnan(cost.block_seconds))
+        return;
+    printf("\na block takes %s", units_seconds(a, cost.block_seconds));
+    if (!isnan(cost.check_blocks))
+        printf("; an exit check costs %.1f blocks", cost.check_blocks);
+    if (!isnan(cost.screen_blocks))
+        printf("; turned away by a screen: %.1f blocks", cost.screen_blocks);
     putchar('\n');
 }
 
@@ -113,6 +129,7 @@ bench_report_table(const struct bench_report *r)
 
         print_row(r, &row);
     }
+    print_check_cost(&r->all);
 }
 
 /* ---- for programs ---- */
@@ -154,6 +171,19 @@ machine_json(const struct bench_report *r)
                      r->limit.macs_per_second);
 }
 
+static void
+add_check_cost(json_t *o, const struct figures *f)
+{
+    struct check_cost cost = figures_check_cost(f);
+
+    if (!isnan(cost.block_seconds))
+        json_object_set_new(o, "block_seconds", json_real(cost.block_seconds));
+    if (!isnan(cost.check_blocks))
+        json_object_set_new(o, "exit_check_blocks", json_real(cost.check_blocks));
+    if (!isnan(cost.screen_blocks))
+        json_object_set_new(o, "exit_screen_blocks", json_real(cost.screen_blocks));
+}
+
 json_t *
 bench_report_json(const struct bench_report *r)
 {
@@ -176,5 +206,6 @@ bench_report_json(const struct bench_report *r)
 
         json_object_set_new(o, row.f->c.name, row_json(&row));
     }
+    add_check_cost(o, &r->all);
     return o;
 }

@@ -4,6 +4,10 @@
  * Tokens are pseudo-random: what they are costs nothing. States for catch-up and
  * exits are real ones, from running the blocks before, because magnitudes decide
  * which branches exponentials take.
+ *
+ * The edge cases find out what an exit's check costs where it is made: between blocks,
+ * whose weights have meanwhile pushed the output matrix out of the caches. They run the
+ * same stages, so that their difference is the checks and nothing else.
  */
 #include "tools/cases.h"
 
@@ -19,6 +23,8 @@
 #define PROMPT        128 /* before decode_N */
 #define CATCH_UP_ROWS 16
 #define EXIT_STEPS    16
+#define EDGE_STEPS    64
+#define EVERY_ROW     2 /* a screen's threshold: no confidence reaches it */
 
 struct cases_run {
     struct bench_case c;
@@ -27,7 +33,7 @@ struct cases_run {
     int n_seqs;
     int32_t start;   /* positions that every sequence has before a sample */
     int32_t *tokens; /* [max(PREFILL_ROWS, PROMPT)] */
-    float *hidden;   /* [CATCH_UP_ROWS, d_model]; catch-up and exits */
+    float *hidden;   /* [CATCH_UP_ROWS, d_model]; catch-up, exits, edge */
     struct head_result results[CASES_MAX_BATCH];
 };
 
@@ -62,33 +68,102 @@ add_blocks(struct bench_case *c, const struct model *m, int from, int to, double
     }
 }
 
+/* What an exit has of its own. */
+static void
+add_exit(struct bench_case *c, const struct model_exit *e, double rows)
+{
+    add_cost(c, e->map, rows);
+    add_cost(c, e->gate, rows);
+    add_cost(c, e->up, rows);
+    add_cost(c, e->down, rows);
+}
+
 static void
 add_head(struct bench_case *c, const struct model *m, double rows)
 {
     add_cost(c, m->output, rows);
-    if (c->head > HEAD_FINAL) {
-        const struct model_exit *e = &m->exits[c->head - HEAD_EXIT(0)];
+    if (c->head > HEAD_FINAL)
+        add_exit(c, &m->exits[c->head - HEAD_EXIT(0)], rows);
+}
 
-        add_cost(c, e->map, rows);
-        add_cost(c, e->gate, rows);
-        add_cost(c, e->up, rows);
-        add_cost(c, e->down, rows);
+/* One row turned away by the screen: of the output matrix, the candidates' rows. */
+static void
+add_screen(struct bench_case *c, const struct model *m, const struct model_exit *e)
+{
+    double share = (double)e->n_candidates / (double)m->config.n_vocab;
+
+    add_exit(c, e, 1);
+    add_cost(c, e->screen_down, 1);
+    add_cost(c, e->screen_up, 1);
+    c->bytes += share * (double)m->output->size_bytes;
+    c->macs += share * elements(m->output);
+}
+
+static bool
+is_edge(enum cases_kind kind)
+{
+    return kind >= CASES_EDGE_BLOCKS;
+}
+
+/* Is exit i checked in this edge case? */
+static bool
+checked(enum cases_kind kind, const struct backend_info *info, int i)
+{
+    return kind == CASES_EDGE_CHECKS ||
+           (kind == CASES_EDGE_SCREENED && info->exit_screens[i]);
+}
+
+static void
+add_edge(struct bench_case *c, const struct model *m, const struct backend_info *info)
+{
+    add_blocks(c, m, 0, c->layer_to, 1);
+    for (int i = 0; i < info->n_exits; i++) {
+        if (!checked(c->kind, info, i))
+            continue;
+        if (c->kind == CASES_EDGE_SCREENED) {
+            add_screen(c, m, &m->exits[i]);
+        } else {
+            add_cost(c, m->output, 1);
+            add_exit(c, &m->exits[i], 1);
+        }
     }
 }
 
 static void
-set_costs(struct bench_case *c, const struct model *m)
+set_costs(struct bench_case *c, const struct model *m, const struct backend_info *info)
 {
-    int n_layers = m->config.n_layers;
-    double step_rows = c->kind == CASES_EXIT ? 0 : c->n;
     double head_rows = c->kind == CASES_DECODE ? c->n : 1;
 
     c->tokens = (size_t)c->n * (size_t)c->steps;
-    if (c->kind != CASES_EXIT)
-        add_blocks(c, m, c->layer_from, n_layers, step_rows);
-    add_head(c, m, head_rows);
+    if (is_edge(c->kind)) {
+        add_edge(c, m, info);
+    } else {
+        if (c->kind != CASES_EXIT)
+            add_blocks(c, m, c->layer_from, m->config.n_layers, c->n);
+        add_head(c, m, head_rows);
+    }
     c->bytes *= c->steps;
     c->macs *= c->steps;
+}
+
+/* The edge cases that the exits allow; returns how many. */
+static int
+list_edge(struct bench_case *out, const struct backend_info *info)
+{
+    int n = 0;
+
+    for (int kind = CASES_EDGE_BLOCKS; kind <= CASES_EDGE_SCREENED; kind++) {
+        struct bench_case c = { .kind = (enum cases_kind)kind, .n = 1 };
+
+        for (int i = 0; i < info->n_exits; i++)
+            c.n_checks += checked(c.kind, info, i);
+        if (info->n_exits == 0 || (kind != CASES_EDGE_BLOCKS && c.n_checks == 0))
+            continue;
+        c.layer_to = info->exit_layers[info->n_exits - 1];
+        c.steps = info->n_ctx < EDGE_STEPS ? info->n_ctx : EDGE_STEPS;
+        out[n++] = c;
+    }
+    return n;
 }
 
 int
@@ -122,13 +197,17 @@ cases_list(struct bench_case out[CASES_MAX], const struct model *m,
         out[n].head = HEAD_EXIT(i);
         out[n++].steps = EXIT_STEPS;
     }
+    n += list_edge(&out[n], &b->info);
     for (int i = 0; i < n; i++) {
-        static const char *const names[] = { "prefill", "decode", "catch_up",
-                                             "exit_check" };
+        static const char *const names[] = { "prefill",      "decode",      "catch_up",
+                                             "exit_check",   "edge_blocks", "edge_checks",
+                                             "edge_screened" };
+        int size = out[i].kind == CASES_EXIT ? out[i].layer_from
+                   : is_edge(out[i].kind)    ? out[i].layer_to
+                                             : out[i].n;
 
-        snprintf(out[i].name, sizeof(out[i].name), "%s_%d", names[out[i].kind],
-                 out[i].kind == CASES_EXIT ? out[i].layer_from : out[i].n);
-        set_costs(&out[i], m);
+        snprintf(out[i].name, sizeof(out[i].name), "%s_%d", names[out[i].kind], size);
+        set_costs(&out[i], m, &b->info);
     }
     return n;
 }
@@ -198,6 +277,39 @@ decode_step(struct cases_run *r, int32_t pos, struct err *err)
     return backend_run(r->b, &batch, err);
 }
 
+/* A token through the blocks in stages that end at exits, as agent/edge.c runs them. */
+static int
+edge_step(struct cases_run *r, int32_t pos, struct err *err)
+{
+    const struct backend_info *info = &r->b->info;
+    int rc = 0;
+
+    for (int i = 0; rc == 0 && i < info->n_exits; i++) {
+        bool check = checked(r->c.kind, info, i);
+        struct batch_item item = {
+            .seq = r->seqs[0],
+            .pos = pos,
+            .n_rows = 1,
+            .tokens = i == 0 ? &r->tokens[pos] : NULL,
+            .hidden = i == 0 ? NULL : r->hidden + ((i + 1) % 2) * info->d_model,
+            .hidden_out = r->hidden + (i % 2) * info->d_model,
+            .head_rows = check ? 1 : 0,
+            .results = check ? r->results : NULL,
+        };
+        struct batch batch = {
+            .layer_from = i == 0 ? 0 : info->exit_layers[i - 1],
+            .layer_to = info->exit_layers[i],
+            .head = check ? HEAD_EXIT(i) : HEAD_NONE,
+            .screen_theta = r->c.kind == CASES_EDGE_SCREENED ? EVERY_ROW : 0,
+            .n_items = 1,
+            .items = &item,
+        };
+
+        rc = backend_run(r->b, &batch, err);
+    }
+    return rc;
+}
+
 /* Give every sequence of a decode case its prompt; a lone one starts empty. */
 static int
 run_prompts(struct cases_run *r, struct err *err)
@@ -227,7 +339,7 @@ prepare_state(struct cases_run *r, struct err *err)
 
     if (r->c.kind == CASES_DECODE)
         return run_prompts(r, err);
-    if (r->c.kind == CASES_PREFILL)
+    if (r->c.kind == CASES_PREFILL || is_edge(r->c.kind))
         return 0;
     return run_lone(r, &s, err);
 }
@@ -278,9 +390,14 @@ work(struct cases_run *r, struct err *err)
 
     if (r->c.kind == CASES_EXIT)
         s.to = s.from;
-    for (int i = 0; rc == 0 && i < r->c.steps; i++)
-        rc = r->c.kind == CASES_DECODE ? decode_step(r, r->start + i, err)
-                                       : run_lone(r, &s, err);
+    for (int i = 0; rc == 0 && i < r->c.steps; i++) {
+        if (r->c.kind == CASES_DECODE)
+            rc = decode_step(r, r->start + i, err);
+        else if (is_edge(r->c.kind))
+            rc = edge_step(r, i, err);
+        else
+            rc = run_lone(r, &s, err);
+    }
     return rc;
 }
 

@@ -26,6 +26,10 @@ enum cases_kind {
     CASES_DECODE,   /* n sequences, one token each, step after step */
     CASES_CATCH_UP, /* n rows of one sequence through blocks from..L, head on the last */
     CASES_EXIT,     /* the exit head alone, on one row */
+    /* One sequence, token after token from exit to exit as at the edge: */
+    CASES_EDGE_BLOCKS,   /* no head at all */
+    CASES_EDGE_CHECKS,   /* every exit's whole check */
+    CASES_EDGE_SCREENED, /* the exits that have a screen, which turns every row away */
 };
 
 struct bench_case {
@@ -33,7 +37,9 @@ struct bench_case {
     char name[32];
     int n;
     int layer_from; /* CASES_CATCH_UP: first block; CASES_EXIT: the exit's layer */
-    int head;       /* HEAD_* */
+    int layer_to;   /* CASES_EDGE_*: the last exit's layer */
+    int head;       /* HEAD_*; not of CASES_EDGE_* */
+    int n_checks;   /* CASES_EDGE_*: exits checked for each token */
     /* Of one sample: */
     int steps;     /* backend steps */
     size_t tokens; /* what tokens_per_second counts */

@@ -3,6 +3,7 @@
  */
 #include "tools/figures.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "tools/median.h"
@@ -115,6 +116,38 @@ figures_sum_up(struct figures *f)
         g->seconds = median(g->samples, (size_t)g->n_samples);
         g->tokens_per_second = (double)g->c.tokens / g->seconds;
     }
+}
+
+/* Seconds of one token in the edge case of that kind, and the case; NAN: not there. */
+static double
+edge_seconds(const struct figures *f, enum cases_kind kind, const struct bench_case **c)
+{
+    for (int i = 0; i < f->n; i++) {
+        *c = &f->list[i].c;
+        if ((*c)->kind == kind)
+            return f->list[i].seconds / (*c)->steps;
+    }
+    *c = NULL;
+    return NAN;
+}
+
+struct check_cost
+figures_check_cost(const struct figures *f)
+{
+    struct check_cost cost = { NAN, NAN, NAN };
+    const struct bench_case *b, *c;
+    double blocks = edge_seconds(f, CASES_EDGE_BLOCKS, &b), with;
+
+    if (!b)
+        return cost;
+    cost.block_seconds = blocks / b->layer_to;
+    with = edge_seconds(f, CASES_EDGE_CHECKS, &c);
+    if (c)
+        cost.check_blocks = (with - blocks) / c->n_checks / cost.block_seconds;
+    with = edge_seconds(f, CASES_EDGE_SCREENED, &c);
+    if (c)
+        cost.screen_blocks = (with - blocks) / c->n_checks / cost.block_seconds;
+    return cost;
 }
 
 const struct figure *

@@ -45,6 +45,17 @@ int figures_sample(struct figures *f, struct backend *b, int n, const char *labe
 /* Sort the samples and set the medians; each figure must have a sample. */
 void figures_sum_up(struct figures *f);
 
+/* What an exit's check costs in decoding at the edge. NAN where the figures for it are
+ * missing. */
+struct check_cost {
+    double block_seconds; /* one token through one block */
+    double check_blocks;  /* an exit's whole check, in blocks */
+    double screen_blocks; /* a check that ends with the screen */
+};
+
+/* From the edge figures, summed up: what each has more than the blocks alone. */
+struct check_cost figures_check_cost(const struct figures *f);
+
 /* NULL when there is none of that name. */
 const struct figure *figures_find(const struct figures *f, const char *name);
 

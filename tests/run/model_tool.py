@@ -300,7 +300,8 @@ class Synthetic(Case):
 
     def test_bench(self):
         figures = self.bench("-r", 3, "--threads", 2)
-        names = (["prefill_512", "catch_up_16", "exit_check_2", "exit_check_4"]
+        names = (["prefill_512", "catch_up_16", "exit_check_2", "exit_check_4",
+                  "edge_blocks_4", "edge_checks_4"]
                  + ["decode_%d" % n for n in (1, 2, 4, 8, 16, 32, 64)])
         for name in names:
             f = figures[name]
@@ -322,6 +323,23 @@ class Synthetic(Case):
         self.assertIn("decode_4", table)
         self.assertNotIn("decode_8", table)
         self.assertNotIn("speedup", table)
+
+    def test_bench_of_checks(self):
+        figures = self.bench("-r", 1, "--only", "edge_blocks_4,edge_checks_4")
+        blocks, checks = (figures["edge_%s_4" % x]["seconds"] for x in ("blocks", "checks"))
+        block = blocks / 64 / 4
+        self.assertAlmostEqual(figures["block_seconds"] / block, 1, places=6)
+        self.assertAlmostEqual(figures["exit_check_blocks"],
+                               (checks - blocks) / 64 / 2 / block, places=6)
+        self.assertNotIn("exit_screen_blocks", figures)
+        self.assertNotIn("block_seconds", self.bench("-r", 1, "--only", "edge_checks_4"))
+        self.fails(1, "--only: no figure", "bench", self.model, "--only", "edge_screened_4")
+        screened = self.dir / "screened.gguf"
+        self.ok("synth", "-o", screened, "--exits", "1,3", "--candidates", 8)
+        names = "edge_blocks_3,edge_checks_3,edge_screened_3"
+        table = self.ok("bench", screened, "--only", names, "-r", 1)
+        self.assertRegex(table, r"\na block takes \d+ us; an exit check costs -?[\d.]+ blocks; "
+                                r"turned away by a screen: -?[\d.]+ blocks\n$")
 
     def test_bench_scaling(self):
         only = ("-r", 1, "--threads", 2, "--only", "decode_1,decode_8,decode_32")

@@ -24,6 +24,7 @@
 #include "tools/units.h"
 
 #define MODEL "test_figures.gguf"
+#define EXITS "test_figures.exits.gguf"
 
 static void
 test_median(void **state)
@@ -200,6 +201,122 @@ test_rounds(void **state)
     unlink(MODEL);
 }
 
+/* 64 tokens through 10 blocks in 64 s: 0.1 s a block; two checks are 0.5 s of each token
+ * more, one screened check 0.2 s. */
+static void
+test_check_cost(void **state)
+{
+    struct figures f = { .n = 3,
+                         .list = {
+                             { .c = { .kind = CASES_EDGE_BLOCKS, .n = 1 } },
+                             { .c = { .kind = CASES_EDGE_CHECKS, .n_checks = 2 } },
+                             { .c = { .kind = CASES_EDGE_SCREENED, .n_checks = 1 } } } };
+    struct check_cost cost;
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        f.list[i].c.steps = 64;
+        f.list[i].c.layer_to = 10;
+    }
+    f.list[0].seconds = 64;
+    f.list[1].seconds = 96;
+    f.list[2].seconds = 76.8;
+    cost = figures_check_cost(&f);
+    assert_true(fabs(cost.block_seconds - 0.1) < 1e-12);
+    assert_true(fabs(cost.check_blocks - 2.5) < 1e-12);
+    assert_true(fabs(cost.screen_blocks - 2) < 1e-12);
+    f.n = 1;
+    cost = figures_check_cost(&f);
+    assert_true(fabs(cost.block_seconds - 0.1) < 1e-12);
+    assert_true(isnan(cost.check_blocks) && isnan(cost.screen_blocks));
+    f.list[0].c.kind = CASES_EXIT; /* nothing to compare with */
+    assert_true(isnan(figures_check_cost(&f).block_seconds));
+}
+
+/* A model with two exits, with screens or without. */
+static void
+open_edge(int n_candidates, struct model **m, struct backend **b)
+{
+    static const int layers[] = { 1, 3 };
+    const struct synth_params p = { 4,  64,  2,    1,         32, 64,
+                                    40, 320, true, GGUF_Q8_0, 5,  n_candidates };
+    const struct backend_options o = { .n_threads = 1,
+                                       .final_head = true,
+                                       .exit_heads = true,
+                                       .max_seqs = CASES_MAX_BATCH };
+    struct err err;
+
+    assert_int_equal(synth_model(&p, MODEL, &err), 0);
+    assert_int_equal(synth_exits(&p, MODEL, layers, 2, 32, EXITS, &err), 0);
+    assert_int_equal(model_open(m, MODEL, EXITS, &err), 0);
+    assert_int_equal(backend_cpu_open(b, *m, &o, &err), 0);
+}
+
+static void
+close_edge(struct model *m, struct backend *b)
+{
+    assert_int_equal(backend_kv_bytes(b, -1), 0);
+    backend_close(b);
+    model_close(m);
+    unlink(MODEL);
+    unlink(EXITS);
+}
+
+static void
+test_edge_figures(void **state)
+{
+    const char *names = "edge_blocks_3,edge_checks_3,edge_screened_3";
+    struct figures f = { 0 };
+    struct bench_case cases[CASES_MAX];
+    struct check_cost cost;
+    struct model *m;
+    struct backend *b;
+    struct err err;
+
+    (void)state;
+    open_edge(16, &m, &b);
+    assert_int_equal(figures_choose(&f, cases, cases_list(cases, m, b), names, &err), 0);
+    assert_int_equal(f.n, 3);
+    for (int i = 0; i < 3; i++) {
+        const struct bench_case *c = &f.list[i].c;
+
+        assert_int_equal(c->layer_to, 3);
+        assert_int_equal(c->tokens, 40); /* the context */
+        assert_int_equal(c->n_checks, i == 0 ? 0 : 2);
+    }
+    /* A check is the output matrix (320 x 64) and the adapter (64 x 64, three of 32 x
+     * 64); a screened one 16 rows of that matrix and the screen (32 x 64, 320 x 32). */
+    double blocks = f.list[0].c.macs, adapter = 64 * 64 + 3 * 32 * 64;
+    assert_true(f.list[1].c.macs - blocks == 40 * 2 * (320 * 64 + adapter));
+    assert_true(f.list[2].c.macs - blocks ==
+                40 * 2 * (16 * 64 + 32 * 64 + 320 * 32 + adapter));
+    assert_true(f.list[2].c.bytes < f.list[1].c.bytes);
+    assert_int_equal(figures_sample(&f, b, 2, "edge", &err), 0);
+    figures_sum_up(&f);
+    cost = figures_check_cost(&f);
+    assert_true(cost.block_seconds > 0);
+    assert_true(isfinite(cost.check_blocks) && isfinite(cost.screen_blocks));
+    close_edge(m, b);
+}
+
+static void
+test_edge_without_screens(void **state)
+{
+    struct figures f = { 0 };
+    struct bench_case cases[CASES_MAX];
+    struct model *m;
+    struct backend *b;
+    struct err err;
+
+    (void)state;
+    open_edge(0, &m, &b);
+    int n = cases_list(cases, m, b);
+    assert_int_equal(figures_choose(&f, cases, n, "edge_blocks_3,edge_checks_3", &err),
+                     0);
+    assert_int_equal(figures_choose(&f, cases, n, "edge_screened_3", &err), CE_EINVAL);
+    close_edge(m, b);
+}
+
 static void
 test_revision(void **state)
 {
@@ -329,6 +446,9 @@ main(void)
         cmocka_unit_test(test_choose),
         cmocka_unit_test(test_sum_up),
         cmocka_unit_test(test_rounds),
+        cmocka_unit_test(test_check_cost),
+        cmocka_unit_test(test_edge_figures),
+        cmocka_unit_test(test_edge_without_screens),
         cmocka_unit_test(test_revision),
         cmocka_unit_test(test_program),
         cmocka_unit_test(test_peer_bench),
