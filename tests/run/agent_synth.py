@@ -143,6 +143,68 @@ class Exactness(Together):
             cloud.stop()
 
 
+class Screens(Together):
+    """The same model, its exits with screens as random as all else."""
+
+    def screened(self, candidates):
+        """Asks PROMPTS of it."""
+        model = synth(str(agent_run.BUILD), tempfile.mkdtemp(dir=self.dir), "--layers", "6",
+                      "--exits", "2,4", "--ctx", "512", "--type", "Q8_0", "--candidates",
+                      str(candidates))
+        return lambda *args, prompts=PROMPTS, cloud=self.cloud: answers(
+            prompts, "-m", model, "--threads", 1, "--codec", "f32", "--max-tokens", COUNT,
+            *args, cloud=cloud)
+
+    def test_a_screen_of_all_ids_changes_no_token(self):
+        ask = self.screened(320)  # the argmax is always among them
+        collaborative = {("exit", 2): 0, ("exit", 4): 1, ("cloud", 0): 2}
+        for how, checks in (
+                (["--theta", "0.95"], collaborative),
+                (["--theta", "2=0.9,4=0.99"], collaborative),
+                (["--theta", "0.95", "--temperature", "1", "--seed", "3"], collaborative),
+                (["--theta", "0.95", "--upload", "below:0.99"], collaborative),
+                (["--theta", "4=1", "--upload", "on-request"], {("cloud", 0): 1}),
+                (["--theta", "0.95", "--mode", "standalone"], {("exit", 4): 1})):
+            with self.subTest(how=" ".join(how)):
+                cloud = None if "standalone" in how else self.cloud
+                full = ask("--no-hash", "--no-screens", *how, cloud=cloud)
+                for a, b in zip(full, ask("--no-hash", *how, cloud=cloud)):
+                    self.same(a, b, with_hash=False)
+                    self.assertEqual(origins(a), origins(b))
+                    self.assertEqual(a["counts"]["requests"], b["counts"]["requests"])
+                    self.assertEqual(a["counts"]["screened"], 0)
+                    self.assertEqual(b["counts"]["screened"],
+                                     sum(checks.get(o, 0) for o in origins(b)))
+
+    def test_a_mistaken_screen_sends_a_token_deeper(self):
+        ask = self.screened(8)
+        depth = {("exit", 2): 0, ("exit", 4): 1, ("cloud", 0): 2}
+        full = ask("--no-hash", "--no-screens", "--theta", "0.9")
+        some = ask("--no-hash", "--theta", "0.9")
+        mistakes = 0
+        for a, b in zip(full, some):
+            pairs = zip(zip(a["ids"], origins(a)), zip(b["ids"], origins(b)))
+            parted = next((p for p in pairs if p[0] != p[1]), None)
+            if parted:
+                self.assertGreater(depth[parted[1][1]], depth[parted[0][1]])
+                mistakes += 1
+        self.assertGreater(mistakes, 0)
+        # What comes out is what its head says in full.
+        forced = [{"prompt": p, "force_ids": b["ids"]} for p, b in zip(PROMPTS, some)]
+        whole = ask("--mode", "edge-full", "--trace", prompts=forced, cloud=None)
+        for b, c in zip(some, whole):
+            for t, u in zip(b["tokens"], c["tokens"]):
+                head = next(h for h in u["heads"] if h["layer"] == t.get("layer", 0))
+                self.assertEqual((t["id"], t["confidence"]), (head["id"], head["confidence"]))
+
+    def test_hashes_are_of_whole_checks(self):
+        ask = self.screened(8)
+        for a, b in zip(ask("--no-screens", "--theta", "0.9"), ask("--theta", "0.9")):
+            self.same(a, b)
+            self.assertEqual(origins(a), origins(b))
+            self.assertEqual(b["counts"]["screened"], 0)
+
+
 class Crowd(Together):
     def arguments(self, i):
         return ["-m", self.model, "--threads", 1, "--codec", "f32", "--max-tokens",
