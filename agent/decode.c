@@ -16,6 +16,7 @@
 
 #include "agent/edge.h"
 #include "agent/exits.h"
+#include "agent/pick.h"
 #include "common/clock.h"
 #include "common/memory.h"
 
@@ -390,22 +391,6 @@ trace(struct decoder *d, int32_t pos, const struct choice *c, struct reply_token
 
 /* ---- the answer ---- */
 
-static int32_t
-pick(const struct decoder *d, const struct head_result *h, int32_t pos)
-{
-    int32_t ids[BACKEND_MAX_TOP];
-    float logits[BACKEND_MAX_TOP];
-
-    if (d->n_top == 0 || h->n_top == 0)
-        return h->argmax;
-    for (int i = 0; i < h->n_top; i++) {
-        ids[i] = h->top[i].id;
-        logits[i] = h->top[i].logit;
-    }
-    struct sampler_row row = { h->n_top, ids, logits, h->lse };
-    return sampler_pick(&d->request->sampling, &row, NULL, 0, 0, (uint32_t)pos, NULL);
-}
-
 /* Add the token to the answer and its times to the sum. Returns 1 when the answer
  * is complete, and why in result->end. */
 static int
@@ -453,7 +438,7 @@ decode_loop(struct decoder *d, struct err *err)
         if (d->result->n_tokens == 0)
             d->result->prefill_us = clock_us() - start;
         struct reply_token t = {
-            .id = pick(d, &c.head, pos + 1),
+            .id = pick_token(&q->sampling, &c.head, pos + 1),
             .pos = pos + 1,
             .origin = c.origin,
             .layer = c.layer,
