@@ -42,7 +42,7 @@ plain()
 help_of() # program
 {
     "$1" --help
-    "$1" --help | sed -n 's/^  \([a-z][a-z]*\)  *[a-z].*/\1/p' | while read -r command; do
+    "$1" --help | sed -n 's/^  \([a-z][a-z-]*\)  *[a-z].*/\1/p' | while read -r command; do
         "$1" "$command" --help
     done
 }

@@ -19,6 +19,7 @@ static const struct command commands[] = {
     { "ppl", "perplexity of a text", cmd_ppl },
     { "score", "teacher-forced predictions for given ids", cmd_score },
     { "bench", "speed, beside the machine's limit and llama.cpp", cmd_bench },
+    { "fit-screens", "make the screens of a model's exits", cmd_fit_screens },
     { "synth", "write a model of random weights", cmd_synth },
 };
 #define N_COMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -28,10 +29,11 @@ print_usage(FILE *f)
 {
     fprintf(f, "Usage: cecollm-model COMMAND ...\n\nCommands:\n");
     for (size_t i = 0; i < N_COMMANDS; i++)
-        fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].summary);
-    fprintf(f, "\nppl, score and bench also take --threads N and --cpu NAME.\n"
-               "cecollm-model COMMAND --help explains a command; --version names the "
-               "build.\n");
+        fprintf(f, "  %-11s %s\n", commands[i].name, commands[i].summary);
+    fprintf(f,
+            "\nppl, score, bench and fit-screens also take --threads N and --cpu NAME.\n"
+            "cecollm-model COMMAND --help explains a command; --version names the "
+            "build.\n");
 }
 
 static int

@@ -54,6 +54,17 @@ read_list(const struct option_spec *s, const char *text, struct err *err)
 }
 
 static int
+add_text(const struct option_spec *s, const char *text, struct err *err)
+{
+    struct options_texts *texts = s->value;
+
+    if (texts->n == OPTIONS_MAX_TEXTS)
+        return err_set(err, CE_EINVAL, "--%s: more than %d", s->name, OPTIONS_MAX_TEXTS);
+    texts->v[texts->n++] = text;
+    return 0;
+}
+
+static int
 read_u64(const struct option_spec *s, const char *text, struct err *err)
 {
     char *end;
@@ -83,6 +94,8 @@ store(const struct option_spec *s, const char *text, struct err *err)
         return 0;
     case OPTIONS_LIST:
         return read_list(s, text, err);
+    case OPTIONS_TEXTS:
+        return add_text(s, text, err);
     }
     return err_set(err, CE_EINTERNAL, "--%s: unknown kind of option", s->name);
 }
@@ -129,7 +142,11 @@ take_option(const struct option_spec *specs, int argc, char **argv, int i,
     if (i + 1 >= argc)
         return err_set(err, CE_EINVAL, "--%s needs a value (%s)", s->name, s->metavar);
     rc = store(s, argv[i + 1], err);
-    return rc != 0 ? rc : 2;
+    len = 2;
+    while (rc == 0 && s->kind == OPTIONS_TEXTS && i + (int)len < argc &&
+           argv[i + (int)len][0] != '-')
+        rc = store(s, argv[i + (int)len++], err);
+    return rc != 0 ? rc : (int)len;
 }
 
 static bool

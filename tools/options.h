@@ -15,7 +15,8 @@
 
 #include "common/error.h"
 
-#define OPTIONS_MAX_LIST 16
+#define OPTIONS_MAX_LIST  16
+#define OPTIONS_MAX_TEXTS 64
 
 enum options_kind {
     OPTIONS_FLAG, /* bool */
@@ -23,11 +24,18 @@ enum options_kind {
     OPTIONS_U64,  /* uint64_t */
     OPTIONS_TEXT, /* const char *, into argv */
     OPTIONS_LIST, /* struct options_list: numbers within min .. max, "2,3" */
+    /* struct options_texts: the words up to the next option; more when given again */
+    OPTIONS_TEXTS,
 };
 
 struct options_list {
     int n;
     int v[OPTIONS_MAX_LIST];
+};
+
+struct options_texts {
+    int n;
+    const char *v[OPTIONS_MAX_TEXTS]; /* into argv */
 };
 
 struct option_spec {

@@ -17,6 +17,7 @@ struct values {
     uint64_t seed;
     const char *out;
     struct options_list exits;
+    struct options_texts data;
     int n_operands;
     bool help;
     struct err err;
@@ -31,6 +32,7 @@ parse(struct values *v, int argc, const char **argv)
         { "seed", 0, OPTIONS_U64, &v->seed, "N", "", 0, 0 },
         { "output", 'o', OPTIONS_TEXT, &v->out, "FILE", "", 0, 0 },
         { "exits", 0, OPTIONS_LIST, &v->exits, "L", "", 1, 30 },
+        { "data", 'd', OPTIONS_TEXTS, &v->data, "FILE...", "", 0, 0 },
         { 0 }
     };
     const struct options_page page = { "test FILE [TEXT]", "", specs, 1, 2 };
@@ -68,6 +70,33 @@ test_values(void **state)
     assert_int_equal(v.n_operands, 2);
     assert_string_equal(mixed[1], "a");
     assert_string_equal(mixed[2], "b");
+}
+
+static void
+test_texts(void **state)
+{
+    struct values v = { 0 };
+    const char *spread[] = { "test", "--data", "a",  "b", "-o",
+                             "x",    "M",      "-d", "c", "--json" };
+    const char *many[OPTIONS_MAX_TEXTS + 3] = { "test", "--data" };
+
+    (void)state;
+    assert_int_equal(parse(&v, 10, spread), 0);
+    assert_int_equal(v.n_operands, 1);
+    assert_string_equal(spread[1], "M");
+    assert_int_equal(v.data.n, 3);
+    assert_string_equal(v.data.v[0], "a"); /* though operands were moved */
+    assert_string_equal(v.data.v[1], "b");
+    assert_string_equal(v.data.v[2], "c");
+    assert_int_equal(PARSE(&v, "M", "--data=a", "N", "--data", "b", "--", "X"),
+                     CE_EINVAL); /* one operand too many */
+    assert_int_equal(PARSE(&v, "M", "--data=a", "--data", "b", "--", "X"), 0);
+    assert_int_equal(v.data.n, 2);
+    assert_int_equal(PARSE(&v, "M", "--data"), CE_EINVAL);
+    for (int i = 2; i < OPTIONS_MAX_TEXTS + 3; i++)
+        many[i] = "f";
+    assert_int_equal(parse(&v, OPTIONS_MAX_TEXTS + 3, many), CE_EINVAL);
+    assert_non_null(strstr(v.err.text, "--data: more than 64"));
 }
 
 static void
@@ -135,9 +164,8 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),
-        cmocka_unit_test(test_ends_and_dashes),
-        cmocka_unit_test(test_help_wins),
+        cmocka_unit_test(test_values),          cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_ends_and_dashes), cmocka_unit_test(test_help_wins),
         cmocka_unit_test(test_mistakes),
     };
 
