@@ -173,17 +173,25 @@ fit_exit(struct fit_screens *f, int i, const struct low_rank_matrix *w,
     return rc;
 }
 
+/* What all ids' logits have in common changes neither their order nor a probability. */
 static int
 fit_all(struct fit_screens *f, struct err *err)
 {
     const struct model *m = f->loaded.model;
+    size_t d = (size_t)m->config.d_model;
+    double *gram = mem_array_alloc(d * d, sizeof(*gram));
+    double *mean = mem_array_alloc(d, sizeof(*mean));
     struct low_rank_matrix w = { m->output->type, m->output->data,
-                                 (size_t)m->config.n_vocab, (size_t)m->config.d_model };
-    double *gram = mem_array_alloc(w.cols * w.cols, sizeof(*gram));
+                                 (size_t)m->config.n_vocab, d, NULL };
     struct progress progress;
-    int rc = gram ? 0 : err_set(err, CE_ENOMEM, "no memory for %zu columns", w.cols);
+    int rc = 0;
 
+    if (!gram || !mean)
+        rc = err_set(err, CE_ENOMEM, "no memory for %zu columns", d);
     progress_start(&progress, "fitting", (size_t)m->n_exits + 1);
+    if (rc == 0)
+        rc = low_rank_mean(mean, &w, err);
+    w.less = mean;
     if (rc == 0)
         rc = low_rank_gram(gram, &w, f->pool, err);
     for (int i = 0; rc == 0 && i < m->n_exits; i++) {
@@ -192,6 +200,7 @@ fit_all(struct fit_screens *f, struct err *err)
     }
     progress_end(&progress);
     mem_free(gram);
+    mem_free(mean);
     return rc;
 }
 
@@ -319,6 +328,8 @@ read_names(struct fit_screens *f, const char *up_type, const char *adapters,
         return err_set(err, CE_EINVAL, "--data is missing");
     if (!f->out)
         return err_set(err, CE_EINVAL, "--output is missing");
+    if (strcmp(f->out, "none") == 0)
+        return err_set(err, CE_EINVAL, "--output none: no program would read that name");
     if (f->rank % QUANT_BLOCK != 0)
         return err_set(err, CE_EINVAL, "--rank %d: not a multiple of %d", f->rank,
                        QUANT_BLOCK);

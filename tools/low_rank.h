@@ -19,18 +19,24 @@
 #include "common/error.h"
 #include "engine/threads.h"
 
-/* W as it is stored, borrowed. */
+/* W as it is stored, less a row that is taken from each of its own; all borrowed. */
 struct low_rank_matrix {
     uint32_t type; /* enum gguf_type */
     const void *data;
     size_t rows, cols;
+    const double *less; /* [cols], or NULL */
 };
 
 /* sum [d, d] += the products x x^T of n rows x [n, d]. */
 void low_rank_add_moment(double *sum, const float *x, size_t n, size_t d,
                          struct threads *pool);
 
-/* gram [cols, cols] = W^T W. */
+/* mean [cols] of the rows as they are stored. Taken from them, it leaves W n in the same
+ * order: for who wants to know W n's largest, rank spent on the mean is lost. */
+int low_rank_mean(double *mean, const struct low_rank_matrix *w,
+                  struct err *err) CE_MUSTCHECK;
+
+/* gram [cols, cols] = W^T W. With `less`, that must be the mean. */
 int low_rank_gram(double *gram, const struct low_rank_matrix *w, struct threads *pool,
                   struct err *err) CE_MUSTCHECK;
 

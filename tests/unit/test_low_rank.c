@@ -76,7 +76,7 @@ world_free(struct world *s)
 static void
 fit(struct world *s, size_t r, uint64_t seed)
 {
-    struct low_rank_matrix w = { GGUF_F32, s->w, ROWS, D };
+    struct low_rank_matrix w = { GGUF_F32, s->w, ROWS, D, NULL };
 
     memset(s->moment, 0, sizeof(s->moment));
     low_rank_add_moment(s->moment, s->x, 50, D, s->pool);
@@ -166,6 +166,33 @@ test_singular_moment(void **state)
     }
 }
 
+/* Rank 5 and one row on top of all: without that row rank 5 is enough. */
+static void
+test_mean_is_free(void **state)
+{
+    struct world *s = world_new(5, 1.5, D, 1, 2), *t = world_new(5, 1.5, D, 1, 2);
+    struct low_rank_matrix w = { GGUF_F32, s->w, ROWS, D, NULL };
+    double mean[D];
+
+    (void)state;
+    for (size_t i = 0; i < (size_t)ROWS * D; i++)
+        s->w[i] += 3 + (float)(i % D);
+    assert_int_equal(low_rank_mean(mean, &w, NULL), 0);
+    for (size_t i = 0; i < (size_t)ROWS * D; i++)
+        t->w[i] = (float)((double)s->w[i] - mean[i % D]);
+    fit(t, 5, 1); /* for the moment, and what is to come out */
+    w.less = mean;
+    assert_int_equal(low_rank_gram(s->gram, &w, s->pool, NULL), 0);
+    assert_int_equal(
+        low_rank_fit(s->down, s->up, t->moment, s->gram, D, 5, 1, s->pool, NULL), 0);
+    assert_int_equal(low_rank_project(s->out, GGUF_F32, &w, s->up, 5, s->pool, NULL), 0);
+    assert_true(loss(t, s->out, s->down, 5) < 1e-6);
+    fit(s, 5, 1); /* with the row it is not */
+    assert_true(loss(s, s->out, s->down, 5) > 1e-6);
+    world_free(s);
+    world_free(t);
+}
+
 /* No vectors at all, no matrix at all: finite numbers. */
 static void
 test_nothing(void **state)
@@ -190,7 +217,7 @@ test_beats_plain_truncation(void **state)
 {
     struct world *plain = world_new(D, 1.05, D, 1.3, 1),
                  *s = world_new(D, 1.05, D, 1.3, 1);
-    struct low_rank_matrix w = { GGUF_F32, plain->w, ROWS, D };
+    struct low_rank_matrix w = { GGUF_F32, plain->w, ROWS, D, NULL };
     double ours, theirs;
 
     (void)state;
@@ -216,7 +243,7 @@ static void
 test_rotation(void **state)
 {
     struct world *a = world_new(D, 1.2, D, 1.2, 1), *b = world_new(D, 1.2, D, 1.2, 1);
-    struct low_rank_matrix w = { GGUF_F32, a->w, ROWS, D };
+    struct low_rank_matrix w = { GGUF_F32, a->w, ROWS, D, NULL };
     double least = INFINITY, most = 0;
     struct quant_q4_1 blocks[ROWS];
 
@@ -265,7 +292,8 @@ static void
 test_refuses(void **state)
 {
     struct world *s = world_new(D, 1, D, 1, 1);
-    struct low_rank_matrix w = { GGUF_Q4_1, s->w, ROWS, D }; /* D is not whole blocks */
+    struct low_rank_matrix w = { GGUF_Q4_1, s->w, ROWS, D,
+                                 NULL }; /* D is not whole blocks */
     struct err err = { 0 };
 
     (void)state;
@@ -287,6 +315,7 @@ main(void)
         cmocka_unit_test(test_sums),
         cmocka_unit_test(test_low_rank_is_recovered),
         cmocka_unit_test(test_singular_moment),
+        cmocka_unit_test(test_mean_is_free),
         cmocka_unit_test(test_nothing),
         cmocka_unit_test(test_beats_plain_truncation),
         cmocka_unit_test(test_rotation),
