@@ -56,7 +56,8 @@ partition_needs(const struct partition *p, const char *tensor)
 size_t
 partition_exit_bytes(const struct model_exit *e)
 {
-    const struct gguf_tensor *parts[] = { e->map, e->map_bias, e->gate, e->up, e->down };
+    const struct gguf_tensor *parts[] = { e->map,  e->map_bias,    e->gate,     e->up,
+                                          e->down, e->screen_down, e->screen_up };
     size_t sum = 0;
 
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
@@ -160,6 +161,8 @@ partition_write(const struct partition *p, const char *path, struct err *err)
         add_tensor(w, e->gate);
         add_tensor(w, e->up);
         add_tensor(w, e->down);
+        add_tensor(w, e->screen_down);
+        add_tensor(w, e->screen_up);
     }
     rc = gguf_writer_finish(w, path, err);
     gguf_writer_free(w);

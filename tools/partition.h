@@ -35,7 +35,7 @@ bool partition_needs(const struct partition *p, const char *tensor);
 /* Bytes and number of weights as stored, exit heads included. */
 size_t partition_weight_bytes(const struct partition *p);
 
-/* Bytes of one exit's adapter as stored; 0 when it has none. */
+/* Bytes of one exit's adapter and screen as stored; 0 when it has neither. */
 size_t partition_exit_bytes(const struct model_exit *e);
 
 /* Bytes of KV cache for n positions of one sequence, float16, without the rounding

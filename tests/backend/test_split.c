@@ -124,6 +124,7 @@ check_parts(uint32_t type, bool tied)
     p.n_layers = 6;
     p.type = type;
     p.tied = tied;
+    p.n_candidates = 40; /* screens go with their exits */
     assert_int_equal(synth_model(&p, WHOLE, &err), 0);
     assert_int_equal(synth_exits(&p, WHOLE, layers, 2, 64, EXITS, &err), 0);
     write_parts();
@@ -138,6 +139,7 @@ check_parts(uint32_t type, bool tied)
     assert_memory_equal(edge.model->fingerprint, whole.model->fingerprint, 32);
     assert_memory_equal(cloud.model->fingerprint, whole.model->fingerprint, 32);
     assert_int_equal(edge.model->n_exits, 2);
+    assert_int_equal(edge.model->exits[1].n_candidates, 40);
     assert_int_equal(cloud.model->n_exits, 0);
     memset(state, 0, sizeof(state));
     run(&edge, 0, EXIT_1, HEAD_EXIT(0), NULL, state[0], got[0]);
