@@ -126,6 +126,13 @@ kind_name(enum model_exit_kind kind)
     return kind == MODEL_EXIT_MLP ? "mlp" : "shared";
 }
 
+/* Of an exit's screen; 0 when it has none. */
+static int
+screen_rank(const struct model_exit *e)
+{
+    return e->n_candidates > 0 ? (int)e->screen_down->ne[1] : 0;
+}
+
 /* ---- for people ---- */
 
 static void
@@ -204,10 +211,13 @@ print_exits(const struct info *in)
 
         printf("               after block %2d: %s", e->layer, kind_name(e->kind));
         if (e->kind == MODEL_EXIT_MLP)
-            printf(", %d wide, %s", e->adapter_width,
-                   units_bytes(a, (double)partition_exit_bytes(e)));
+            printf(", %d wide", e->adapter_width);
+        if (partition_exit_bytes(e) > 0)
+            printf(", %s", units_bytes(a, (double)partition_exit_bytes(e)));
         if (e->theta > 0)
             printf(", suggested threshold %g", (double)e->theta);
+        if (e->n_candidates > 0)
+            printf(", screen: rank %d, %d candidates", screen_rank(e), e->n_candidates);
         printf("\n");
     }
 }
@@ -264,10 +274,11 @@ json_exits(const struct info *in)
     for (int i = 0; i < in->model->n_exits; i++) {
         const struct model_exit *e = &in->model->exits[i];
 
-        json_array_append_new(a, json_pack("{s:i, s:s, s:i, s:f, s:I}", "layer", e->layer,
-                                           "kind", kind_name(e->kind), "width",
-                                           e->adapter_width, "theta", (double)e->theta,
-                                           "bytes", (json_int_t)partition_exit_bytes(e)));
+        json_array_append_new(
+            a, json_pack("{s:i, s:s, s:i, s:f, s:I, s:i, s:i}", "layer", e->layer, "kind",
+                         kind_name(e->kind), "width", e->adapter_width, "theta",
+                         (double)e->theta, "bytes", (json_int_t)partition_exit_bytes(e),
+                         "screen_rank", screen_rank(e), "candidates", e->n_candidates));
     }
     return a;
 }
