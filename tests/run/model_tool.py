@@ -3,10 +3,12 @@
 """model_tool.py - every command of cecollm-model, on synthesised models and, where
 it is at hand, on the real one; and every mistake that a user can make: one line on
 stderr that names the culprit, exit code 1, or 2 when the command line is wrong."""
+import hashlib
 import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import tempfile
 import unittest
@@ -18,7 +20,7 @@ DATA = Path(os.environ.get("CECOLLM_DATA") or SRC / "../shared/data")
 MODEL = Path(os.environ.get("CECOLLM_MODEL")
              or SRC / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
 TOOL = (BUILD / "cecollm-model").resolve()
-COMMANDS = ["info", "split", "tokenize", "ppl", "score", "bench", "synth"]
+COMMANDS = ["info", "split", "tokenize", "ppl", "score", "bench", "fit-screens", "synth"]
 
 
 def tool(*args, text=None, env=None):
@@ -50,6 +52,9 @@ class Synthetic(Case):
         assert r.returncode == 0, r.stderr
         cls.text = cls.dir / "text.txt"
         cls.text.write_text("The quick brown fox jumps over the lazy dog. " * 60)
+        cls.late = cls.dir / "late.txt"
+        cls.late.write_text("".join("%d green bottles, %s.\n" % (n, hex(n * n))
+                                    for n in range(99, 0, -1)))
 
     @classmethod
     def tearDownClass(cls):
@@ -293,6 +298,140 @@ class Synthetic(Case):
         self.fails(1, "No such file", "split", self.model, "--edge", "/nonexistent/e.gguf")
         self.assertEqual(self.model.read_bytes(), before)
 
+    # ---- fit-screens ----
+
+    def fit(self, out, *args, model=None, **more):
+        """What it wrote; and its report, with --json."""
+        r = self.ok("fit-screens", model or self.model, "--data", self.text, self.late, "-o",
+                    out, "--rank", 32, *args, **more)
+        return out.read_bytes(), json.loads(r) if "--json" in args else r
+
+    def exits(self, out, model=None):
+        return json.loads(self.ok("info", model or self.model, "--exits", out,
+                                  "--json"))["exits"]
+
+    def test_fit_screens(self):
+        out = self.dir / "fitted.gguf"
+        written, report = self.fit(out, "--json")
+        self.assertEqual(report["file_bytes"], len(written))
+        self.assertGreaterEqual(report["rows_fitted"], 4 * 32)
+        self.assertEqual([(c["layer"], round(c["theta"], 2)) for c in report["checks"]],
+                         [(n, t) for n in (2, 4) for t in (.6, .7, .8, .9, .95, .98)])
+        for c in report["checks"]:
+            self.assertTrue(0 < c["exit_rate"] < 1, c)
+            self.assertGreater(c["below_turned_away"], .9)  # 256 of 320 are candidates
+            self.assertGreater(c["above_kept"], .9)
+        for before, e in zip(self.exits(self.model.with_suffix(".exits.gguf")),
+                             self.exits(out)):
+            self.assertEqual((before["screen_rank"], before["candidates"]), (0, 0))
+            self.assertEqual((e["screen_rank"], e["candidates"]), (32, 256))
+            self.assertEqual((e["width"], e["theta"]), (before["width"], before["theta"]))
+            # Q8_0 [32, 64] and Q4_1 [320, 32]
+            self.assertEqual(e["bytes"], before["bytes"] + 32 * 2 * 34 + 320 * 20)
+        self.assertIn("screen: rank 32, 256 candidates",
+                      self.ok("info", self.model, "--exits", out))
+        table = self.fit(out)[1]
+        self.assertRegex(table, r"rank 32, Q4_1, 256 candidates\n")
+        self.assertRegex(table, r"\n +4 +0\.98 ")
+
+    def test_fit_screens_is_reproducible(self):
+        out = self.dir / "again.gguf"
+        written = self.fit(out)[0]
+        for args in (["--threads", 1], ["--threads", 3], ["--cpu", "scalar"],
+                     ["--exits", out]):  # the last one in place, with screens to replace
+            self.assertEqual(self.fit(out, *args)[0], written, args)
+        self.assertNotEqual(self.fit(out, "--seed", 2)[0], written)
+        self.assertNotEqual(self.fit(out, "--rows", 1024)[0], written)
+        self.assertEqual(list(self.dir.glob("again.gguf?*")), [])
+
+    def test_fit_screens_formats(self):
+        out = self.dir / "small.gguf"
+        sizes = [len(self.fit(out, "--up-type", t, "--candidates", 9)[0])
+                 for t in ("q4_0", "q4_1", "Q8_0", "f16")]
+        self.assertEqual(sizes, sorted(set(sizes)))
+        self.assertEqual([e["candidates"] for e in self.exits(out)], [9, 9])
+        kept = self.exits(out)
+        small = len(self.fit(out, "--up-type", "f16", "--adapters", "q8_0")[0])
+        self.assertLess(small, sizes[-1])
+        # map, gate, up and down, [64, 64] each
+        self.assertEqual([a["bytes"] - b["bytes"] for a, b in zip(kept, self.exits(out))],
+                         [4 * 64 * (2 * 64 - 2 * 34)] * 2)
+
+    def test_fit_screens_of_any_width(self):
+        odd, out = self.dir / "odd.gguf", self.dir / "odd.out"
+        self.ok("synth", "-o", odd, "--exits", "2", "--d-model", 48, "--untied",
+                "--exit-width", 50, "--vocab", 333)
+        self.fit(out, "--adapters", "q8_0", model=odd)
+        self.assertEqual(self.exits(out, odd)[0]["screen_rank"], 32)
+
+    def test_fit_screens_of_a_part(self):
+        """A part has its exits within; what is fitted to them fits the whole too."""
+        edge, out = self.dir / "part-a.gguf", self.dir / "part.out"
+        self.ok("split", self.model, "--edge", edge, "--cloud", self.dir / "part-b.gguf")
+        self.fit(out, "--exits", "none", model=edge)
+        self.assertEqual([e["candidates"] for e in self.exits(out)], [256, 256])
+        self.ok("split", self.model, "--exits", out, "--edge", edge, "--cloud",
+                self.dir / "part-b.gguf")
+        self.assertEqual([e["candidates"] for e in self.exits("none", edge)], [256, 256])
+        again = self.fit(out, "--exits", "none", model=edge)[0]
+        self.assertEqual(self.fit(out, model=edge)[0], self.fit(out)[0])
+        self.assertEqual(len(again), len(self.fit(out)[0]))
+        self.fails(1, "need those before", "fit-screens", self.dir / "part-b.gguf", "--data",
+                   self.text, "-o", out, "--exits", out)
+
+    def test_fit_screens_of_shared_exits(self):
+        """Written by hand: a file of exits without any tensor."""
+        def text(s):
+            return struct.pack("<Q", len(s)) + s.encode()
+
+        def key(name, kind, value):
+            return text(name) + struct.pack("<I", kind) + value
+
+        digest = hashlib.sha256(self.model.read_bytes()).hexdigest()
+        keys = [key("general.architecture", 8, text("cecollm-exits")),
+                key("cecollm.exit.model_file_sha256", 8, text(digest)),
+                key("cecollm.exit.version", 4, struct.pack("<I", 1)),
+                key("cecollm.exit.layers", 9, struct.pack("<IQi", 5, 1, 3)),
+                key("cecollm.exit.kinds", 9, struct.pack("<IQ", 8, 1) + text("shared")),
+                key("note.of.another", 8, text("kept"))]
+        exits, out = self.dir / "shared.in", self.dir / "shared.out"
+        exits.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, len(keys)) + b"".join(keys))
+        written = self.fit(out, "--exits", exits)[0]
+        e, = self.exits(out)
+        self.assertEqual((e["kind"], e["layer"], e["screen_rank"]), ("shared", 3, 32))
+        self.assertIn(b"note.of.another", written)
+
+    def test_fit_screens_refuses(self):
+        out = self.dir / "kept.gguf"
+        out.write_text("precious")
+        tiny, empty, odd = (self.dir / n for n in ("tiny.txt", "empty.txt", "bytes.txt"))
+        tiny.write_text("A few words.")
+        empty.write_text("")
+        odd.write_bytes(bytes(range(256)) * 20)  # the vocabulary has every byte
+
+        def fails(code, pattern, *args, data=(self.text,), model=self.model, to=out):
+            self.fails(code, pattern, "fit-screens", model, "--data", *data, "-o", to, *args)
+
+        rank = ("--rank", 32)
+        fails(1, "has no exits", *rank, "--exits", "none")
+        fails(1, "too little text: 0 tokens", *rank, data=(tiny,))
+        fails(1, "too little text: 0 tokens", *rank, data=(empty, tiny))
+        fails(1, "--rank 96: more than the model's width of 64")
+        fails(2, "--rank 40: not a multiple of 32", "--rank", 40)
+        fails(1, "--candidates 321: the model has 320", *rank, "--candidates", 321)
+        fails(2, "from 1 to 1024", *rank, "--candidates", 1025)
+        fails(2, '"q9" is none of q4_1', *rank, "--up-type", "q9")
+        fails(2, "neither keep nor", *rank, "--adapters", "f16")
+        fails(1, "No such file", *rank, data=(self.text, self.dir / "none.txt"))
+        fails(1, "No such file", *rank, to="/nonexistent/x.gguf")
+        fails(1, "irectory", *rank, to=self.dir)
+        fails(1, "would replace the model", *rank, to=self.model)
+        fails(2, "--output none", *rank, to="none")
+        self.fails(2, "--data is missing", "fit-screens", self.model, "-o", out)
+        self.fails(2, "--output is missing", "fit-screens", self.model, "--data", self.text)
+        self.assertEqual(out.read_text(), "precious")
+        self.ok("fit-screens", self.model, "--data", odd, "-o", out, *rank)
+
     # ---- bench ----
 
     def bench(self, *args, **more):
@@ -462,6 +601,21 @@ class Real(Case):
                 equal += a == b
                 total += 1
         self.assertGreaterEqual(equal, 0.95 * total)
+
+    def test_fit_screens(self):
+        """A small fit on few rows is already worth having."""
+        if not any(p.name.lower() == "smollm2-135m-instruct.exits.gguf"
+                   for p in MODEL.parent.iterdir()):
+            self.skipTest("the model has no exits")
+        with tempfile.TemporaryDirectory() as folder:
+            r = json.loads(self.ok(
+                "fit-screens", MODEL, "--data", self.data("text/instructions_tune.txt"),
+                self.data("text/state_union_odd_years.txt"), "-o", folder + "/x.gguf",
+                "--rows", 5120, "--json"))
+        self.assertEqual((r["rows_fitted"], r["rows_checked"]), (9 * 512, 512))
+        for c in r["checks"][:4]:  # 0.6 to 0.9 of the first exit
+            self.assertGreater(c["below_turned_away"], 0.9)
+            self.assertGreater(c["above_kept"], 0.8)
 
 
 if __name__ == "__main__":
