@@ -267,7 +267,7 @@ heads_run(struct heads *h, struct worker_id id, const struct head_job *job)
         if (n_kept == 0)
             continue;
         a = act_rows_view(&h->norm, n_kept);
-        logit_rows_product(&h->logits, h->c.kernels, id, &h->c.weights->output, &a);
+        logit_rows_product(&h->logits, h->c.kernels, id, &h->c.weights->output, &a, true);
         while (worker_take(id, n_kept, 1, &from, &to)) {
             for (size_t i = from; i < to; i++)
                 read_row(h, job, &rows[h->kept[done + i]], i);

@@ -33,13 +33,14 @@ logit_rows_fini(struct logit_rows *l)
 
 static void
 one_chunk(const struct logit_rows *l, const struct kernels *k, struct worker_id id,
-          const struct packed *w, const struct activations *a, size_t chunk)
+          const struct packed *w, const struct activations *a, bool with_chunks,
+          size_t chunk)
 {
     size_t t = chunk * CHUNK_TILES, end = t + CHUNK_TILES;
 
     linear_tiles(k, id, w, t, end < w->n_tiles ? end : w->n_tiles, a,
                  l->logits + t * PACKED_ROWS, l->n_vocab);
-    for (size_t r = 0; r < a->n_rows; r++)
+    for (size_t r = 0; with_chunks && r < a->n_rows; r++)
         logits_chunks(k, logit_rows_chunks(l, r), logit_rows_at(l, r), l->n_vocab, chunk,
                       chunk + 1);
 }
@@ -47,12 +48,12 @@ one_chunk(const struct logit_rows *l, const struct kernels *k, struct worker_id 
 void
 logit_rows_product(const struct logit_rows *l, const struct kernels *k,
                    struct worker_id id, const struct packed *w,
-                   const struct activations *a)
+                   const struct activations *a, bool with_chunks)
 {
     size_t from, to;
 
     while (worker_take(id, l->n_chunks, 1, &from, &to)) {
         for (size_t c = from; c < to; c++)
-            one_chunk(l, k, id, w, a, c);
+            one_chunk(l, k, id, w, a, with_chunks, c);
     }
 }

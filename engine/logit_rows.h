@@ -21,11 +21,11 @@ int logit_rows_init(struct logit_rows *l, size_t max_rows, size_t n_vocab) CE_MU
 void logit_rows_fini(struct logit_rows *l);
 
 /* Rows 0 .. a->n_rows - 1: logits = W a for a matrix with n_vocab outputs. A thread
- * computes whole chunks of LOGIT_CHUNK ids and sums them up while they are in its
- * cache. */
+ * computes whole chunks of LOGIT_CHUNK ids and, if `with_chunks`, sums them up while they
+ * are in its cache. */
 void logit_rows_product(const struct logit_rows *l, const struct kernels *k,
                         struct worker_id id, const struct packed *w,
-                        const struct activations *a);
+                        const struct activations *a, bool with_chunks);
 
 static inline float *
 logit_rows_at(const struct logit_rows *l, size_t row)

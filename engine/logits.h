@@ -45,9 +45,10 @@ int logits_merge(struct logit_summary *out, const struct logit_chunk *chunks,
 int logits_top(const struct kernels *k, struct logit_entry *top, int n_top,
                const float *x, size_t n, const struct logit_chunk *chunks);
 
-/* The same entries in no particular order; n_top is at least 1 and at most n. */
+/* The same entries in no particular order, without the help of chunks; n_top is at least
+ * 1 and at most n. */
 void logits_largest(const struct kernels *k, struct logit_entry *top, int n_top,
-                    const float *x, size_t n, const struct logit_chunk *chunks);
+                    const float *x, size_t n);
 
 /* Hash of the row's bits. */
 uint64_t logits_hash(const float *x, size_t n);

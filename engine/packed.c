@@ -215,12 +215,11 @@ row_bytes(const struct packed *w)
     }
 }
 
-/* The tile of `n_rows` rows from `rows` on. */
+/* The blocks of a tile of `n_rows` rows from `rows` on. */
 static void
 fill_tile(const struct packed *w, uint8_t *tile, const uint8_t *rows, size_t stride,
           size_t n_rows)
 {
-    memset(tile, 0, w->tile_bytes);
     switch (w->format) {
     case PACKED_Q4_0:
         fill_blocks(w, tile, rows, stride, n_rows, 1, 1);
@@ -246,9 +245,11 @@ packed_fill(struct packed *w, const void *rows, size_t tile_from, size_t tile_to
 
     for (size_t t = tile_from; t < tile_to; t++) {
         size_t first = t * PACKED_ROWS, left = w->n_out - first;
+        uint8_t *tile = w->data + t * w->tile_bytes;
 
-        fill_tile(w, w->data + t * w->tile_bytes, (const uint8_t *)rows + first * stride,
-                  stride, left < PACKED_ROWS ? left : PACKED_ROWS);
+        memset(tile, 0, w->tile_bytes); /* what lies behind the last block, too */
+        fill_tile(w, tile, (const uint8_t *)rows + first * stride, stride,
+                  left < PACKED_ROWS ? left : PACKED_ROWS);
     }
 }
 
@@ -275,6 +276,15 @@ packed_pick_bytes(const struct packed *w)
 }
 
 void
+packed_ask(const struct packed *w, const int32_t *ids, size_t n)
+{
+    size_t stride = row_bytes(w);
+
+    for (size_t i = 0; i < n && i < PACKED_ROWS; i++)
+        prefetch((const uint8_t *)w->rows + (size_t)ids[i] * stride, stride);
+}
+
+void
 packed_pick(struct packed *out, const struct packed *w, const int32_t *ids, size_t n,
             uint8_t *room)
 {
@@ -282,8 +292,6 @@ packed_pick(struct packed *out, const struct packed *w, const int32_t *ids, size
     const uint8_t *rows = w->rows;
     uint8_t *beside = room + w->tile_bytes;
 
-    for (size_t i = 0; i < n; i++)
-        prefetch(rows + (size_t)ids[i] * stride, stride);
     for (size_t i = 0; i < n; i++)
         memcpy(beside + i * stride, rows + (size_t)ids[i] * stride, stride);
     *out = *w;

@@ -93,6 +93,10 @@ void packed_pick(struct packed *out, const struct packed *w, const int32_t *ids,
                  uint8_t *room);
 size_t packed_pick_bytes(const struct packed *w); /* a multiple of 64 */
 
+/* Ask for the rows of the next pick, the first PACKED_ROWS of the n ids, to come from
+ * memory meanwhile. */
+void packed_ask(const struct packed *w, const int32_t *ids, size_t n);
+
 void packed_free(struct packed *w); /* accepts an empty one */
 
 /* Does a product with this matrix read the quantised form of its activations? */

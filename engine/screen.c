@@ -112,8 +112,7 @@ choose(const struct screen *s, const struct kernels *k, int tid,
     uint64_t *marks = s->marks + (size_t)tid * (s->n_vocab / 64 + 1);
     int32_t *ids = s->ids + r * s->n_most;
 
-    logits_largest(k, heap, (int)n, logit_rows_at(room, r), s->n_vocab,
-                   logit_rows_chunks(room, r));
+    logits_largest(k, heap, (int)n, logit_rows_at(room, r), s->n_vocab);
     for (size_t i = 0; i < n; i++)
         marks[heap[i].id / 64] |= (uint64_t)1 << (heap[i].id % 64);
     for (size_t word = 0; word <= s->n_vocab / 64; word++) {
@@ -122,7 +121,7 @@ choose(const struct screen *s, const struct kernels *k, int tid,
     }
 }
 
-/* Exact logits of candidates 16 t .. 16 t + 15 of row r. */
+/* Exact logits of candidates 16 t .. 16 t + 15 of row r, whose ids are in order. */
 static void
 exact_tile(const struct screen *s, const struct kernels *k, int tid,
            const struct packed *output, const struct activations *norm, size_t r,
@@ -130,6 +129,7 @@ exact_tile(const struct screen *s, const struct kernels *k, int tid,
 {
     size_t first = t * PACKED_ROWS,
            count = n - first < PACKED_ROWS ? n - first : PACKED_ROWS;
+    const int32_t *ids = s->ids + r * s->n_most + first;
     struct activations row = { norm->groups, norm->x, 1 };
     struct packed picked;
 
@@ -137,8 +137,9 @@ exact_tile(const struct screen *s, const struct kernels *k, int tid,
         row.groups += r * (output->n_in / ACT_GROUP);
     if (row.x)
         row.x += r * output->n_in;
-    packed_pick(&picked, output, s->ids + r * s->n_most + first, count,
-                s->rooms + (size_t)tid * s->room_bytes);
+    if (first + PACKED_ROWS < n)
+        packed_ask(output, ids + PACKED_ROWS, n - first - PACKED_ROWS);
+    packed_pick(&picked, output, ids, count, s->rooms + (size_t)tid * s->room_bytes);
     k->matmul[output->format](s->exact + r * s->n_most + first, s->n_most, &picked, 0, 1,
                               &row);
 }
@@ -171,7 +172,7 @@ screen_run(struct screen *s, const struct kernels *k, struct worker_id id,
     v.quantised = packed_is_quantised(&e->screen_up);
     a = act_rows_view(&v, norm->n_rows);
     project(k, id, e, norm, &v);
-    logit_rows_product(room, k, id, &e->screen_up, &a);
+    logit_rows_product(room, k, id, &e->screen_up, &a, false);
     while (worker_take(id, norm->n_rows, 1, &from, &to)) {
         for (size_t r = from; r < to; r++)
             choose(s, k, id.tid, room, r, n);
