@@ -114,7 +114,7 @@ tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
 
     for (int r = 0; r < R; r++)
         acc[r] = _mm512_setzero_ps();
-    for (size_t b = 0; b < n_blocks; b++, block += block_bytes(f)) {
+    for (size_t b = 0; b < n_blocks; b++, block += packed_block_bytes(f)) {
         __m512i sum[ROWS];
 
         if (first)
@@ -122,9 +122,9 @@ tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
         for (int r = 0; r < R; r++)
             sum[r] = _mm512_set1_epi32(start_of(&a[(size_t)r * n_blocks + b], f));
 #pragma GCC unroll 8
-        for (int c = 0; c < (int)code_bytes(f) / 64; c++)
+        for (int c = 0; c < (int)packed_code_bytes(f) / 64; c++)
             add_chunk(sum, block, a + b, n_blocks, f, c, R);
-        add_block(acc, sum, block + code_bytes(f), a + b, n_blocks, f, R);
+        add_block(acc, sum, block + packed_code_bytes(f), a + b, n_blocks, f, R);
     }
     store_rows(y, y_stride, n_valid, acc, R);
 }

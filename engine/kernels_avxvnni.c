@@ -119,7 +119,7 @@ tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
 
     for (int r = 0; r < R; r++)
         acc[r][0] = acc[r][1] = _mm256_setzero_ps();
-    for (size_t b = 0; b < n_blocks; b++, block += block_bytes(f)) {
+    for (size_t b = 0; b < n_blocks; b++, block += packed_block_bytes(f)) {
         block_sums sum;
 
         if (first)
@@ -131,9 +131,9 @@ tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
                 sum[1][r][0] = sum[1][r][1] = _mm256_setzero_si256();
         }
 #pragma GCC unroll 8
-        for (int c = 0; c < (int)code_bytes(f) / 64; c++)
+        for (int c = 0; c < (int)packed_code_bytes(f) / 64; c++)
             add_chunk(sum, block, a + b, n_blocks, f, c, R);
-        add_block(acc, sum, block + code_bytes(f), a + b, n_blocks, f, R);
+        add_block(acc, sum, block + packed_code_bytes(f), a + b, n_blocks, f, R);
     }
     store_tile(y, y_stride, n_valid, acc, R);
 }

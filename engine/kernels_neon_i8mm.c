@@ -119,7 +119,7 @@ TEMPLATE void
 tile_pairs(const struct tile_job *j, const enum packed_format f, size_t at)
 {
     const uint8_t *codes = j->tile + 4 * at;
-    const uint8_t *scales = j->tile + code_bytes(f) + 2 * at;
+    const uint8_t *scales = j->tile + packed_code_bytes(f) + 2 * at;
     const size_t pair = 2 * j->n_blocks;
     float32x4_t acc[PAIRS][2];
 
@@ -145,8 +145,8 @@ tile_pairs(const struct tile_job *j, const enum packed_format f, size_t at)
         load_scales(mw, scales + (f == PACKED_Q4_1 ? 32 : 0));
         for (size_t p = 0; p < PAIRS; p++)
             add_pair(acc[p], sum[p], dw, mw, a + p * pair, j->n_blocks, f);
-        codes += block_bytes(f);
-        scales += block_bytes(f);
+        codes += packed_block_bytes(f);
+        scales += packed_block_bytes(f);
     }
     for (size_t p = 0; p < PAIRS; p++) {
         float32x4_t even = acc[p][0], odd = acc[p][1];

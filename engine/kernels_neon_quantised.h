@@ -29,18 +29,6 @@ struct tile_job {
     size_t n_blocks;
 };
 
-TEMPLATE size_t
-code_bytes(const enum packed_format f)
-{
-    return f == PACKED_Q8_0 ? PACKED_Q8_CODES : PACKED_Q4_CODES;
-}
-
-TEMPLATE size_t
-block_bytes(const enum packed_format f)
-{
-    return code_bytes(f) + (f == PACKED_Q4_1 ? 64 : 32);
-}
-
 /* Four half floats as floats. */
 TEMPLATE float32x4_t
 load_half4(const uint8_t *p)
@@ -68,7 +56,7 @@ tile_part(const struct tile_job *j, const enum packed_format f, size_t first, co
           const int V)
 {
     const uint8_t *codes = j->tile + 16 * first;
-    const uint8_t *scales = j->tile + code_bytes(f) + 8 * first;
+    const uint8_t *scales = j->tile + packed_code_bytes(f) + 8 * first;
     float32x4_t acc[4][4];
 
     for (int r = 0; r < R; r++)
@@ -100,8 +88,8 @@ tile_part(const struct tile_job *j, const enum packed_format f, size_t first, co
                     acc[r][v] = vfmaq_n_f32(acc[r][v], mw, g->e);
             }
         }
-        codes += block_bytes(f);
-        scales += block_bytes(f);
+        codes += packed_block_bytes(f);
+        scales += packed_block_bytes(f);
     }
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V && j->n_valid > 4 * (first + (size_t)v); v++)

@@ -22,18 +22,6 @@
 
 #include "engine/kernels.h"
 
-TEMPLATE size_t
-code_bytes(const enum packed_format f)
-{
-    return f == PACKED_Q8_0 ? PACKED_Q8_CODES : PACKED_Q4_CODES;
-}
-
-TEMPLATE size_t
-block_bytes(const enum packed_format f)
-{
-    return code_bytes(f) + (f == PACKED_Q4_1 ? 64 : 32);
-}
-
 #define PREFETCH_AHEAD 4096 /* bytes */
 
 /* Ask for memory that the stream of blocks comes to later: the hardware alone stops at
@@ -41,7 +29,7 @@ block_bytes(const enum packed_format f)
 TEMPLATE void
 prefetch(const uint8_t *block, const enum packed_format f)
 {
-    for (size_t i = 0; i < block_bytes(f); i += 64)
+    for (size_t i = 0; i < packed_block_bytes(f); i += 64)
         __builtin_prefetch(block + PREFETCH_AHEAD + i);
 }
 

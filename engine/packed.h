@@ -57,6 +57,21 @@ enum packed_format {
     PACKED_N_FORMATS
 };
 
+/* Bytes of a quantised block: its codes, and all of it. */
+static inline size_t
+packed_code_bytes(enum packed_format f)
+{
+    return f == PACKED_Q8_0 ? PACKED_Q8_CODES : PACKED_Q4_CODES;
+}
+
+static inline size_t
+packed_block_bytes(enum packed_format f)
+{
+    return f == PACKED_Q4_0   ? PACKED_Q4_0_BLOCK
+           : f == PACKED_Q4_1 ? PACKED_Q4_1_BLOCK
+                              : PACKED_Q8_0_BLOCK;
+}
+
 struct packed {
     enum packed_format format;
     size_t n_out, n_in; /* of the matrix; n_in is whole blocks when quantised */

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/random.h"
 #include "common/sha256.h"
 #include "engine/quant.h"
 
@@ -35,22 +36,11 @@ struct job {
 
 /* ---- random numbers ---- */
 
-/* SplitMix64 (Steele, Lea, Flood 2014). */
-static uint64_t
-next_u64(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15;
-
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
-    z = (z ^ z >> 27) * 0x94d049bb133111eb;
-    return z ^ z >> 31;
-}
-
 /* Uniform in [-1, 1), a multiple of 2^-23. */
 static float
 draw(uint64_t *state)
 {
-    return (float)(next_u64(state) >> 40) * 0x1p-23f - 1.0f;
+    return (float)(random_next(state) >> 40) * 0x1p-23f - 1.0f;
 }
 
 static uint64_t
@@ -60,7 +50,7 @@ stream_of(const char *name, uint64_t seed)
 
     for (; *name != '\0'; name++) {
         h ^= (unsigned char)*name;
-        next_u64(&h);
+        random_next(&h);
     }
     return h;
 }

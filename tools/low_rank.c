@@ -29,6 +29,7 @@
 #include <string.h>
 
 #include "common/memory.h"
+#include "common/random.h"
 #include "engine/mathfn.h"
 #include "engine/quant.h"
 
@@ -303,28 +304,17 @@ solve_part(void *arg, int tid, int n_threads)
 
 /* ---- random numbers ---- */
 
-/* SplitMix64 (Steele, Lea, Flood 2014). */
-static uint64_t
-next_u64(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15;
-
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
-    z = (z ^ z >> 27) * 0x94d049bb133111eb;
-    return z ^ z >> 31;
-}
-
 /* x [n] of the standard normal distribution (Box and Muller); the engine's functions
  * instead of libm's, so that a seed means the same on every machine. */
 static void
 draw_normal(double *x, size_t n, uint64_t *state)
 {
     for (size_t i = 0; i < n; i += 2) {
-        double u = (double)((next_u64(state) >> 11) + 1) * 0x1p-53;
+        double u = (double)((random_next(state) >> 11) + 1) * 0x1p-53;
         double radius = sqrt(-2 * mathfn_ln(u)), sin, cos;
 
-        mathfn_sincos((double)(next_u64(state) >> 11) * 0x1p-53 * 6.283185307179586, &sin,
-                      &cos);
+        mathfn_sincos((double)(random_next(state) >> 11) * 0x1p-53 * 6.283185307179586,
+                      &sin, &cos);
         x[i] = radius * cos;
         if (i + 1 < n)
             x[i + 1] = radius * sin;
