@@ -221,8 +221,8 @@ keep_rows(const struct heads *h, const struct head_row *rows, size_t n,
 /* Which of a batch of n rows go through the whole output product: all of them, or those
  * that the screen of exit e does not turn away. */
 static void
-screen_rows(const struct heads *h, struct worker_id id, const struct head_job *job,
-            const struct exit_weights *e, size_t done, size_t n)
+screen_batch(const struct heads *h, struct worker_id id, const struct head_job *job,
+             const struct exit_weights *e, size_t done, size_t n)
 {
     struct activations norm = act_rows_view(&h->norm, n);
     const struct screen_verdict *verdicts = NULL;
@@ -262,7 +262,7 @@ heads_run(struct heads *h, struct worker_id id, const struct head_job *job)
         if (adapted)
             adapt(h, id, e, rows, n);
         final_norm(h, id, rows, adapted ? h->z : NULL, n);
-        screen_rows(h, id, job, screened ? e : NULL, done, n);
+        screen_batch(h, id, job, screened ? e : NULL, done, n);
         n_kept = h->n_kept[done / HEAD_ROWS];
         if (n_kept == 0)
             continue;
