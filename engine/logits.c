@@ -120,7 +120,7 @@ largest_of_all(const struct kernels *k, struct logit_entry *top, int n_top,
 static float
 guess_threshold(int n_top, const float *x, size_t n)
 {
-    struct logit_entry top[MOST_LARGEST / SAMPLE_STEP * 5 / 4 + 8];
+    struct logit_entry top[MOST_LARGEST / SAMPLE_STEP * 5 / 4 + 8] = { 0 };
     int want = n_top / SAMPLE_STEP * 5 / 4 + 8;
     size_t i = 0;
 

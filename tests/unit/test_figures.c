@@ -162,7 +162,9 @@ test_sum_up(void **state)
 static void
 test_rounds(void **state)
 {
-    const struct synth_params p = { 2, 64, 2, 1, 32, 64, 200, 320, true, GGUF_Q8_0, 5, 0 };
+    const struct synth_params p = {
+        2, 64, 2, 1, 32, 64, 200, 320, true, GGUF_Q8_0, 5, 0
+    };
     const struct backend_options o = { .n_threads = 2,
                                        .final_head = true,
                                        .max_seqs = CASES_MAX_BATCH };
