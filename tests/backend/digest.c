@@ -86,6 +86,19 @@ make_model(const struct format *f)
     return m;
 }
 
+/* One step of the prompt's rows; the hash of their results. */
+static uint64_t
+run_prompt(struct backend *b, const struct batch *batch)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+    struct err err;
+
+    must(backend_run(b, batch, &err), &err);
+    for (int i = 0; i < N_PROMPT; i++)
+        h = hash_result(h, &batch->items[0].results[i]);
+    return h;
+}
+
 /* The prompt through one half of the model; returns the last row's argmax. */
 static int32_t
 prefill_half(struct backend *b, struct batch_item *item, const char *name, int head)
@@ -97,12 +110,8 @@ prefill_half(struct backend *b, struct batch_item *item, const char *name, int h
                            .want_hash = true,
                            .n_items = 1,
                            .items = item };
-    uint64_t h = 0xcbf29ce484222325u;
-    struct err err;
+    uint64_t h = run_prompt(b, &batch);
 
-    must(backend_run(b, &batch, &err), &err);
-    for (int i = 0; i < N_PROMPT; i++)
-        h = hash_result(h, &item->results[i]);
     h = hash(h, item->hidden_out,
              (size_t)N_PROMPT * (size_t)b->info.d_model * sizeof(*item->hidden_out));
     printf("%s %s head %016" PRIx64 "\n", name, head == HEAD_FINAL ? "final" : "exit", h);
@@ -119,13 +128,8 @@ screen(struct backend *b, struct batch_item *item, const char *name)
                            .screen_theta = 2,
                            .n_items = 1,
                            .items = item };
-    uint64_t h = 0xcbf29ce484222325u;
-    struct err err;
 
-    must(backend_run(b, &batch, &err), &err);
-    for (int i = 0; i < N_PROMPT; i++)
-        h = hash_result(h, &item->results[i]);
-    printf("%s exit screened %016" PRIx64 "\n", name, h);
+    printf("%s exit screened %016" PRIx64 "\n", name, run_prompt(b, &batch));
 }
 
 static int32_t

@@ -281,6 +281,74 @@ check_logits(size_t n, int n_top, int coarse)
     free(all);
 }
 
+/* Rows for logits_largest: what a sample of every sixteenth says is right, nothing, and
+ * wrong in either direction. */
+enum row { ROW_RANDOM, ROW_COARSE, ROW_RISING, ROW_EQUAL, ROW_HIDDEN, ROW_SHOWN, N_ROWS };
+
+static void
+fill_row(float *x, size_t n, enum row kind)
+{
+    for (size_t i = 0; i < n; i++) {
+        float v = cases_uniform(-20.0f, 15.0f);
+
+        switch (kind) {
+        case ROW_COARSE:
+            v = (float)(cases_u32() % 20);
+            break;
+        case ROW_RISING:
+            v = (float)i;
+            break;
+        case ROW_EQUAL:
+            v = 1.0f;
+            break;
+        case ROW_HIDDEN: /* the sample sees none of the large ones, which are many */
+            v += i % 16 != 0 ? 100.0f : 0.0f;
+            break;
+        case ROW_SHOWN: /* it sees nothing else */
+            v += i % 16 == 0 ? 100.0f : 0.0f;
+            break;
+        default:
+            break;
+        }
+        x[i] = v;
+    }
+}
+
+static void
+check_largest(size_t n, int n_top, enum row kind)
+{
+    float *x = cases_alloc(n, sizeof(*x));
+    struct logit_entry *all = cases_alloc(n, sizeof(*all));
+    struct logit_entry *top = cases_alloc((size_t)n_top, sizeof(*top));
+
+    fill_row(x, n, kind);
+    for (size_t i = 0; i < n; i++)
+        all[i] = (struct logit_entry){ (int32_t)i, x[i] };
+    qsort(all, n, sizeof(*all), descending);
+    logits_largest(k, top, n_top, x, n);
+    qsort(top, (size_t)n_top, sizeof(*top), descending);
+    assert_memory_equal(top, all, (size_t)n_top * sizeof(*top));
+    free(x);
+    free(all);
+    free(top);
+}
+
+static void
+test_largest(void **state)
+{
+    static const struct {
+        size_t n;
+        int n_top;
+    } sizes[] = { { 1, 1 },     { 300, 300 },   { 320, 1 },      { 2100, 256 },
+                  { 4099, 1 },  { 8448, 256 },  { 8449, 256 },   { 49152, 256 },
+                  { 49157, 7 }, { 49152, 600 }, { 49152, 1024 }, { 49152, 1500 } };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+        for (int kind = 0; kind < N_ROWS; kind++)
+            check_largest(sizes[i].n, sizes[i].n_top, (enum row)kind);
+}
+
 static void
 test_logits(void **state)
 {
@@ -369,7 +437,8 @@ main(void)
         cmocka_unit_test(test_quantise),        cmocka_unit_test(test_matmul),
         cmocka_unit_test(test_layer_functions), cmocka_unit_test(test_rope),
         cmocka_unit_test(test_attention),       cmocka_unit_test(test_logits),
-        cmocka_unit_test(test_choice),          cmocka_unit_test(test_packed_refuses),
+        cmocka_unit_test(test_largest),         cmocka_unit_test(test_choice),
+        cmocka_unit_test(test_packed_refuses),
     };
 
     k = kernels_at(0);

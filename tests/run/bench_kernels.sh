@@ -5,22 +5,7 @@
 bench=${CECOLLM_BUILDDIR:-.}/bench/bench_kernels
 dir=$(mktemp -d) || exit 99
 trap 'rm -rf "$dir"' EXIT
-n=0
-failed=0
-
-check() # what it is, command...
-{
-    what=$1
-    shift
-    n=$((n + 1))
-    if "$@" >"$dir/said" 2>&1; then
-        echo "ok $n - $what"
-    else
-        echo "not ok $n - $what"
-        sed 's/^/# /' "$dir/said"
-        failed=1
-    fi
-}
+. "${CECOLLM_SRCDIR:-.}/tests/run/check.sh"
 
 fails_with() # status, command...
 {

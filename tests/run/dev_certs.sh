@@ -6,22 +6,7 @@ make_certs="${CECOLLM_SRCDIR:-.}/build-aux/dev-certs.sh"
 command -v openssl >/dev/null || { echo "no openssl program"; exit 77; }
 dir=$(mktemp -d) || exit 99
 trap 'rm -rf "$dir"' EXIT
-n=0
-failed=0
-
-check() # what it is, command...
-{
-    what=$1
-    shift
-    n=$((n + 1))
-    if "$@" >"$dir/out" 2>&1; then
-        echo "ok $n - $what"
-    else
-        echo "not ok $n - $what"
-        sed 's/^/# /' "$dir/out"
-        failed=1
-    fi
-}
+. "${CECOLLM_SRCDIR:-.}/tests/run/check.sh"
 
 fails() { ! "$@"; }
 silent() { "$@" >"$dir/said" 2>&1 && [ ! -s "$dir/said" ]; }
