@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * quant.c - reference decoding and encoding of quantised rows.
+ * quant.c - reference decoding of quantised rows, and the table of formats.
  *
  * Plain and slow on purpose: this is what faster code is compared with. Blocks
  * are copied in and out with memcpy, so rows may start at any byte of a file.
- * Encoding uses only correctly rounded operations; the same floats give the
- * same bytes on every machine.
  *
- * Used by: cecollm-model synth, tests. Thread: any, no state.
+ * Used by: cecollm-model, embedding rows, tests. Thread: any, no state.
  */
 #include "engine/quant.h"
 
@@ -15,36 +13,8 @@
 
 #include "common/half.h"
 #include "engine/gguf.h"
-
-size_t
-quant_row_bytes(uint32_t type, size_t n)
-{
-    size_t block = gguf_block_elems(type), bytes;
-
-    switch (type) {
-    case GGUF_F32:
-    case GGUF_F16:
-    case GGUF_Q8_0:
-    case GGUF_Q4_0:
-    case GGUF_Q4_1:
-        break;
-    default:
-        return 0;
-    }
-    if (n % block != 0 ||
-        __builtin_mul_overflow(n / block, gguf_block_bytes(type), &bytes))
-        return 0;
-    return bytes;
-}
-
-/* CE_EUNSUPPORTED or CE_EINVAL for what quant_row_bytes cannot size; else 0. */
-static int
-check_row(uint32_t type, size_t n)
-{
-    if (n == 0 || quant_row_bytes(type, n) != 0)
-        return quant_row_bytes(type, QUANT_BLOCK) != 0 ? 0 : CE_EUNSUPPORTED;
-    return quant_row_bytes(type, QUANT_BLOCK) != 0 ? CE_EINVAL : CE_EUNSUPPORTED;
-}
+#include "engine/quant_internal.h"
+#include "engine/quant_unpack.h"
 
 /* ---- decoding, one block each ---- */
 
@@ -61,6 +31,17 @@ decode_f16(const unsigned char *src, float *dst)
 
     memcpy(&h, src, sizeof(h));
     *dst = half_to_float(h);
+}
+
+static void
+decode_bf16(const unsigned char *src, float *dst)
+{
+    uint16_t h;
+    uint32_t bits;
+
+    memcpy(&h, src, sizeof(h));
+    bits = (uint32_t)h << 16;
+    memcpy(dst, &bits, sizeof(bits));
 }
 
 static void
@@ -107,134 +88,175 @@ decode_q4_1(const unsigned char *src, float *dst)
     }
 }
 
-/* ---- encoding, one block each; false when it cannot be represented ---- */
-
-/* A scale as stored, and as it will be read back. */
-static bool
-store_half(float v, uint16_t *h, float *back)
+static void
+decode_q5_0(const unsigned char *src, float *dst)
 {
-    *h = half_from_float(v);
-    *back = half_to_float(*h);
-    return isfinite(*back);
+    struct quant_ints b;
+    float d;
+
+    quant_unpack_q5_0(&b, src);
+    d = half_to_float(b.d);
+    for (int i = 0; i < QUANT_BLOCK; i++)
+        dst[i] = d * (float)(b.n[i] - 16);
 }
 
+static void
+decode_q5_1(const unsigned char *src, float *dst)
+{
+    struct quant_ints b;
+    float d, m;
+
+    quant_unpack_q5_1(&b, src);
+    d = half_to_float(b.d);
+    m = half_to_float(b.m_or_dmin);
+    for (int i = 0; i < QUANT_BLOCK; i++)
+        dst[i] = d * (float)b.n[i] + m;
+}
+
+/* A superblock of sub-blocks of `sub` elements, codes less `offset`. */
+static void
+decode_super(const struct quant_ints *b, float *dst, int sub, int offset)
+{
+    float d = half_to_float(b->d);
+
+    for (int i = 0; i < QUANT_SUPER; i++)
+        dst[i] = (d * (float)b->sc[i / sub]) * (float)(b->n[i] - offset);
+}
+
+/* The same, and minima. */
+static void
+decode_super_minimum(const struct quant_ints *b, float *dst, int sub)
+{
+    float d = half_to_float(b->d), dmin = half_to_float(b->m_or_dmin);
+
+    for (int i = 0; i < QUANT_SUPER; i++)
+        dst[i] =
+            (d * (float)b->sc[i / sub]) * (float)b->n[i] - dmin * (float)b->m[i / sub];
+}
+
+static void
+decode_q2_k(const unsigned char *src, float *dst)
+{
+    struct quant_ints b;
+
+    quant_unpack_q2_k(&b, src);
+    decode_super_minimum(&b, dst, 16);
+}
+
+static void
+decode_q3_k(const unsigned char *src, float *dst)
+{
+    struct quant_ints b;
+
+    quant_unpack_q3_k(&b, src);
+    decode_super(&b, dst, 16, 4);
+}
+
+static void
+decode_q4_k(const unsigned char *src, float *dst)
+{
+    struct quant_ints b;
+
+    quant_unpack_q4_k(&b, src);
+    decode_super_minimum(&b, dst, 32);
+}
+
+static void
+decode_q5_k(const unsigned char *src, float *dst)
+{
+    struct quant_ints b;
+
+    quant_unpack_q5_k(&b, src);
+    decode_super_minimum(&b, dst, 32);
+}
+
+static void
+decode_q6_k(const unsigned char *src, float *dst)
+{
+    struct quant_ints b;
+
+    quant_unpack_q6_k(&b, src);
+    decode_super(&b, dst, 16, 32);
+}
+
+/* ---- formats ---- */
+
+struct format {
+    uint32_t type;
+    void (*decode)(const unsigned char *src, float *dst);
+    bool (*encode)(const float *src, unsigned char *dst);
+};
+
+static const struct format formats[] = {
+    { GGUF_F32, decode_f32, quant_encode_f32 },
+    { GGUF_F16, decode_f16, quant_encode_f16 },
+    { GGUF_BF16, decode_bf16, quant_encode_bf16 },
+    { GGUF_Q8_0, decode_q8_0, quant_encode_q8_0 },
+    { GGUF_Q4_0, decode_q4_0, quant_encode_q4_0 },
+    { GGUF_Q4_1, decode_q4_1, quant_encode_q4_1 },
+    { GGUF_Q5_0, decode_q5_0, quant_encode_q5_0 },
+    { GGUF_Q5_1, decode_q5_1, quant_encode_q5_1 },
+    { GGUF_Q2_K, decode_q2_k, quant_encode_q2_k },
+    { GGUF_Q3_K, decode_q3_k, quant_encode_q3_k },
+    { GGUF_Q4_K, decode_q4_k, quant_encode_q4_k },
+    { GGUF_Q5_K, decode_q5_k, quant_encode_q5_k },
+    { GGUF_Q6_K, decode_q6_k, quant_encode_q6_k },
+};
+
+static const struct format *
+format_of(uint32_t type)
+{
+    for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++)
+        if (formats[i].type == type)
+            return &formats[i];
+    return NULL;
+}
+
+bool
+quant_is_known(uint32_t type)
+{
+    return format_of(type) != NULL;
+}
+
+size_t
+quant_row_bytes(uint32_t type, size_t n)
+{
+    size_t block = gguf_block_elems(type), bytes;
+
+    if (!quant_is_known(type) || n % block != 0 ||
+        __builtin_mul_overflow(n / block, gguf_block_bytes(type), &bytes))
+        return 0;
+    return bytes;
+}
+
+/* CE_EUNSUPPORTED or CE_EINVAL for what quant_row_bytes cannot size; else 0. */
 static int
-nearest(float v, int least, int most)
+check_row(uint32_t type, size_t n)
 {
-    float r = rintf(v);
-
-    if (!(r > (float)least)) /* also NaN, from 0 / 0 */
-        return least;
-    return r < (float)most ? (int)r : most;
+    if (!quant_is_known(type))
+        return CE_EUNSUPPORTED;
+    return n == 0 || quant_row_bytes(type, n) != 0 ? 0 : CE_EINVAL;
 }
-
-static bool
-encode_f32(const float *src, unsigned char *dst)
-{
-    memcpy(dst, src, sizeof(*src));
-    return isfinite(*src);
-}
-
-static bool
-encode_f16(const float *src, unsigned char *dst)
-{
-    uint16_t h;
-    float back;
-    bool ok = store_half(*src, &h, &back);
-
-    memcpy(dst, &h, sizeof(h));
-    return ok;
-}
-
-static bool
-encode_q8_0(const float *src, unsigned char *dst)
-{
-    struct quant_q8_0 b = { 0 };
-    float most = 0, d;
-    int i;
-
-    for (i = 0; i < QUANT_BLOCK; i++)
-        if (fabsf(src[i]) > most)
-            most = fabsf(src[i]);
-    if (!store_half(most / 127.0f, &b.d, &d))
-        return false;
-    for (i = 0; i < QUANT_BLOCK; i++)
-        b.q[i] = d != 0 ? (int8_t)nearest(src[i] / d, -127, 127) : 0;
-    memcpy(dst, &b, sizeof(b));
-    return true;
-}
-
-static bool
-encode_q4_0(const float *src, unsigned char *dst)
-{
-    struct quant_q4_0 b = { 0 };
-    float extreme = 0, d;
-    int i, lo, hi;
-
-    for (i = 0; i < QUANT_BLOCK; i++) /* the largest value sits at -8: 16 codes */
-        if (fabsf(src[i]) > fabsf(extreme))
-            extreme = src[i];
-    if (!store_half(extreme / -8.0f, &b.d, &d))
-        return false;
-    for (i = 0; i < QUANT_BLOCK / 2; i++) {
-        lo = d != 0 ? nearest(src[i] / d, -8, 7) : 0;
-        hi = d != 0 ? nearest(src[i + QUANT_BLOCK / 2] / d, -8, 7) : 0;
-        b.n[i] = (uint8_t)((lo + 8) | (hi + 8) << 4);
-    }
-    memcpy(dst, &b, sizeof(b));
-    return true;
-}
-
-static bool
-encode_q4_1(const float *src, unsigned char *dst)
-{
-    struct quant_q4_1 b = { 0 };
-    float least = src[0], most = src[0], d, m;
-    int i, lo, hi;
-
-    for (i = 1; i < QUANT_BLOCK; i++) {
-        if (src[i] < least)
-            least = src[i];
-        if (src[i] > most)
-            most = src[i];
-    }
-    if (!store_half(least, &b.m, &m) || !store_half((most - m) / 15.0f, &b.d, &d))
-        return false;
-    for (i = 0; i < QUANT_BLOCK / 2; i++) {
-        lo = d != 0 ? nearest((src[i] - m) / d, 0, 15) : 0;
-        hi = d != 0 ? nearest((src[i + QUANT_BLOCK / 2] - m) / d, 0, 15) : 0;
-        b.n[i] = (uint8_t)(lo | hi << 4);
-    }
-    memcpy(dst, &b, sizeof(b));
-    return true;
-}
-
-/* ---- rows ---- */
 
 int
 quant_dequantise_row(uint32_t type, const void *src, float *dst, size_t n)
 {
-    void (*decode)(const unsigned char *, float *) = NULL;
+    const struct format *f = format_of(type);
     size_t elems = gguf_block_elems(type), bytes = gguf_block_bytes(type), i;
     const unsigned char *p = src;
     int rc = check_row(type, n);
 
     if (rc != 0)
         return rc;
-    decode = type == GGUF_F32    ? decode_f32
-             : type == GGUF_F16  ? decode_f16
-             : type == GGUF_Q8_0 ? decode_q8_0
-             : type == GGUF_Q4_0 ? decode_q4_0
-                                 : decode_q4_1;
     for (i = 0; i < n; i += elems, p += bytes)
-        decode(p, dst + i);
+        f->decode(p, dst + i);
     return 0;
 }
 
 int
 quant_quantise_row(uint32_t type, const float *src, void *dst, size_t n)
 {
-    bool (*encode)(const float *, unsigned char *) = NULL;
+    const struct format *f = format_of(type);
     size_t elems = gguf_block_elems(type), bytes = gguf_block_bytes(type), i;
     unsigned char *p = dst;
     int rc = check_row(type, n);
@@ -244,13 +266,8 @@ quant_quantise_row(uint32_t type, const float *src, void *dst, size_t n)
     for (i = 0; i < n; i++)
         if (!isfinite(src[i]))
             return CE_EINVAL;
-    encode = type == GGUF_F32    ? encode_f32
-             : type == GGUF_F16  ? encode_f16
-             : type == GGUF_Q8_0 ? encode_q8_0
-             : type == GGUF_Q4_0 ? encode_q4_0
-                                 : encode_q4_1;
     for (i = 0; i < n; i += elems, p += bytes)
-        if (!encode(src + i, p))
+        if (!f->encode(src + i, p))
             return CE_EINVAL;
     return 0;
 }

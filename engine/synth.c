@@ -211,9 +211,8 @@ check_params(const struct synth_params *p, struct err *err)
                        p->n_heads, p->n_kv_heads);
     if (p->head_dim % 2 != 0)
         return err_set(err, CE_EINVAL, "head_dim: %d is odd", p->head_dim);
-    if (quant_row_bytes(p->type, QUANT_BLOCK) == 0)
-        return err_set(err, CE_EUNSUPPORTED,
-                       "type: %s is not one of F32, F16, Q8_0, Q4_0, Q4_1",
+    if (!quant_is_known(p->type))
+        return err_set(err, CE_EUNSUPPORTED, "type: %s is not one of " QUANT_TYPES,
                        gguf_type_name(p->type));
     return 0;
 }

@@ -128,6 +128,116 @@ test_f32_and_f16(void **state)
 }
 
 static void
+test_bf16(void **state)
+{
+    /* halfway cases go to the even neighbour */
+    const uint32_t bits[4] = { 0x3f808000, 0x3f818000, 0xbf808001, 0x00018000 };
+    const uint16_t want[4] = { 0x3f80, 0x3f82, 0xbf81, 0x0002 };
+    uint16_t row[4];
+    float x[4], y[4];
+
+    (void)state;
+    memcpy(x, bits, sizeof(x));
+    assert_int_equal(quant_quantise_row(GGUF_BF16, x, row, 4), 0);
+    assert_memory_equal(row, want, sizeof(row));
+    assert_int_equal(quant_dequantise_row(GGUF_BF16, row, y, 4), 0);
+    assert_true(y[0] == 1.0f && y[1] == 1.015625f && y[2] == -1.0078125f);
+    x[0] = 3.4e38f;
+    assert_int_equal(quant_quantise_row(GGUF_BF16, x, row, 1), CE_EINVAL);
+}
+
+/* Error of a row of N_SUPER values, as a share of their size (root mean square). */
+#define N_SUPER 2048
+
+static double
+relative_error(uint32_t type, const float *x)
+{
+    static unsigned char row[N_SUPER * 4];
+    static float y[N_SUPER];
+    double error = 0, size = 0;
+
+    assert_int_equal(quant_quantise_row(type, x, row, N_SUPER), 0);
+    assert_int_equal(quant_dequantise_row(type, row, y, N_SUPER), 0);
+    for (int i = 0; i < N_SUPER; i++) {
+        error += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
+        size += (double)x[i] * (double)x[i];
+    }
+    return sqrt(error / size);
+}
+
+/* Values like weights: sums of three draws, of another size every 128, off centre or
+ * not. */
+static void
+fill_weights(float *x, uint32_t *seed, float centre)
+{
+    for (int i = 0; i < N_SUPER; i++) {
+        float scale = 0.02f * (float)(1 + i / 128 % 4);
+
+        x[i] = (draw(seed) + draw(seed) + draw(seed) + centre) * scale;
+    }
+}
+
+static void
+test_errors(void **state)
+{
+    /* of rows around 0, and of rows off centre for formats with a minimum */
+    static const struct {
+        uint32_t type;
+        double bound, off_centre;
+    } cases[] = {
+        { GGUF_BF16, 0.0019, 0.0019 }, { GGUF_Q8_0, 0.0055, 0.0045 },
+        { GGUF_Q6_K, 0.0180, 0.0145 }, { GGUF_Q5_0, 0.0420, 0.0320 },
+        { GGUF_Q5_1, 0.0360, 0.0160 }, { GGUF_Q5_K, 0.0360, 0.0170 },
+        { GGUF_Q4_0, 0.0870, 0.0700 }, { GGUF_Q4_1, 0.0810, 0.0360 },
+        { GGUF_Q4_K, 0.0710, 0.0340 }, { GGUF_Q3_K, 0.1500, 0.1150 },
+        { GGUF_Q2_K, 0.2800, 0.1250 },
+    };
+    static float x[N_SUPER];
+    uint32_t seed = 11;
+
+    (void)state;
+    for (size_t t = 0; t < sizeof(cases) / sizeof(cases[0]); t++) {
+        double centred, off;
+
+        fill_weights(x, &seed, 0.0f);
+        centred = relative_error(cases[t].type, x);
+        fill_weights(x, &seed, -2.0f);
+        off = relative_error(cases[t].type, x);
+        print_message("%s: %.4f, off centre %.4f\n", gguf_type_name(cases[t].type),
+                      centred, off);
+        assert_true(centred < cases[t].bound);
+        assert_true(off < cases[t].off_centre);
+    }
+}
+
+/* Rows that leave a scale or a minimum nothing to do, or too much. */
+static void
+test_degenerate_rows(void **state)
+{
+    static const uint32_t types[] = { GGUF_Q5_0, GGUF_Q5_1, GGUF_Q2_K, GGUF_Q3_K,
+                                      GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K };
+    static const float values[] = { 0.0f, 1e-38f, 0.75f, -0.75f };
+    static float x[N_SUPER], y[N_SUPER];
+    static unsigned char row[N_SUPER * 2];
+
+    (void)state;
+    for (size_t t = 0; t < sizeof(types) / sizeof(types[0]); t++) {
+        for (size_t v = 0; v < sizeof(values) / sizeof(values[0]); v++) {
+            for (int i = 0; i < N_SUPER; i++)
+                x[i] = values[v];
+            assert_int_equal(quant_quantise_row(types[t], x, row, N_SUPER), 0);
+            assert_int_equal(quant_dequantise_row(types[t], row, y, N_SUPER), 0);
+            for (int i = 0; i < N_SUPER; i++)
+                assert_true(fabsf(x[i] - y[i]) < 0.002f);
+        }
+        x[77] = -1e30f;
+        assert_int_equal(quant_quantise_row(types[t], x, row, N_SUPER), CE_EINVAL);
+        x[77] = INFINITY;
+        assert_int_equal(quant_quantise_row(types[t], x, row, N_SUPER), CE_EINVAL);
+    }
+}
+
+static void
 test_edges(void **state)
 {
     float x[32] = { 0 }, y[32];
@@ -145,7 +255,10 @@ test_edges(void **state)
     x[3] = NAN;
     assert_int_equal(quant_quantise_row(GGUF_Q4_0, x, row, 32), CE_EINVAL);
     assert_int_equal(quant_quantise_row(GGUF_Q4_0, x, row, 31), CE_EINVAL);
-    assert_int_equal(quant_dequantise_row(GGUF_Q6_K, row, y, 32), CE_EUNSUPPORTED);
+    assert_int_equal(quant_dequantise_row(GGUF_Q6_K, row, y, 32), CE_EINVAL);
+    assert_int_equal(quant_dequantise_row(GGUF_I32, row, y, 32), CE_EUNSUPPORTED);
+    assert_int_equal(quant_row_bytes(GGUF_Q6_K, 768), 630);
+    assert_int_equal(quant_row_bytes(GGUF_Q6_K, 576), 0);
     assert_int_equal(quant_row_bytes(GGUF_Q4_1, 576), 360);
     assert_int_equal(quant_row_bytes(GGUF_Q4_1, 577), 0);
     assert_int_equal(quant_row_bytes(GGUF_F32, SIZE_MAX / 2), 0);
@@ -155,9 +268,9 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_decode_by_hand),
-        cmocka_unit_test(test_encode_is_nearest),
-        cmocka_unit_test(test_f32_and_f16),
+        cmocka_unit_test(test_decode_by_hand), cmocka_unit_test(test_encode_is_nearest),
+        cmocka_unit_test(test_f32_and_f16),    cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_errors),         cmocka_unit_test(test_degenerate_rows),
         cmocka_unit_test(test_edges),
     };
 
