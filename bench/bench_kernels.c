@@ -40,6 +40,7 @@
     X(add)                                                                               \
     X(swiglu)                                                                            \
     X(rope)                                                                              \
+    X(rope_halves)                                                                       \
     X(kv_append)                                                                         \
     X(logit_chunk)                                                                       \
     X(find_above)
@@ -348,6 +349,8 @@ ROW_KERNEL(add, SIDE, 3 * sizeof(float), r->k->add(r->x, r->y, SIDE))
 ROW_KERNEL(swiglu, SIDE, 3 * sizeof(float), r->k->swiglu(r->z, r->x, r->y, SIDE))
 ROW_KERNEL(rope, SIDE, 2 * sizeof(float),
            r->k->rope(r->x, r->cos, r->sin, SIDE / HEAD_DIM, HEAD_DIM, HEAD_DIM))
+ROW_KERNEL(rope_halves, SIDE, 2 * sizeof(float),
+           r->k->rope_halves(r->x, r->cos, r->sin, SIDE / HEAD_DIM, HEAD_DIM, HEAD_DIM))
 ROW_KERNEL(kv_append, 2 * HEAD_DIM, sizeof(float) + sizeof(uint16_t),
            r->k->kv_append(r->part, r->slot++ % KV_PAGE, r->x, r->y, HEAD_DIM))
 ROW_KERNEL(logit_chunk, LOGIT_CHUNK, sizeof(float),

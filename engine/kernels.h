@@ -128,6 +128,10 @@ struct kernels {
     void (*rope)(float *x, const float *cos, const float *sin, int n_heads, int head_dim,
                  int n_rot);
 
+    /* The same of pairs (i, i + n_rot / 2) instead of neighbours. */
+    void (*rope_halves)(float *x, const float *cos, const float *sin, int n_heads,
+                        int head_dim, int n_rot);
+
     /* One position's K and V of one KV head into slot 0 .. KV_PAGE-1 of its part of
      * a page. k (after rope), v: [head_dim]. */
     void (*kv_append)(uint16_t *part, int slot, const float *k, const float *v,

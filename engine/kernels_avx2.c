@@ -192,6 +192,35 @@ rope(float *x, const float *cos_row, const float *sin_row, int n_heads, int head
         rope_head(x + h * head_dim, cos_row, sin_row, n_rot);
 }
 
+/* One head, eight pairs at a time. */
+static void
+rope_head_halves(float *x, const float *cos_row, const float *sin_row, int half)
+{
+    int i = 0;
+
+    for (; i + 8 <= half; i += 8) {
+        __m256 x0 = _mm256_loadu_ps(x + i), x1 = _mm256_loadu_ps(x + half + i);
+        __m256 c = _mm256_loadu_ps(cos_row + i), s = _mm256_loadu_ps(sin_row + i);
+
+        _mm256_storeu_ps(x + i, _mm256_fmsub_ps(x0, c, _mm256_mul_ps(x1, s)));
+        _mm256_storeu_ps(x + half + i, _mm256_fmadd_ps(x0, s, _mm256_mul_ps(x1, c)));
+    }
+    for (; i < half; i++) {
+        float x0 = x[i], x1 = x[i + half], c = cos_row[i], s = sin_row[i];
+
+        x[i] = fmaf(x0, c, -(x1 * s));
+        x[i + half] = fmaf(x0, s, x1 * c);
+    }
+}
+
+static void
+rope_halves(float *x, const float *cos_row, const float *sin_row, int n_heads,
+            int head_dim, int n_rot)
+{
+    for (int h = 0; h < n_heads; h++)
+        rope_head_halves(x + h * head_dim, cos_row, sin_row, n_rot / 2);
+}
+
 /* ---- section 9 ---- */
 
 /* The largest of n floats and where it first stands. A NaN may be missed here: the
@@ -271,6 +300,7 @@ kernels_avx2_install(struct kernels *k)
     k->add = add;
     k->swiglu = swiglu;
     k->rope = rope;
+    k->rope_halves = rope_halves;
     k->logit_chunk = logit_chunk;
     k->find_above = find_above;
     kernels_avx2_install_matmul(k);

@@ -130,6 +130,29 @@ rope(float *x, const float *cos_row, const float *sin_row, int n_heads, int head
         rope_head(x + h * head_dim, cos_row, sin_row, n_rot);
 }
 
+/* Sixteen pairs at a time, those of the last run that are there. */
+static void
+rope_halves(float *x, const float *cos_row, const float *sin_row, int n_heads,
+            int head_dim, int n_rot)
+{
+    int half = n_rot / 2;
+
+    for (int h = 0; h < n_heads; h++, x += head_dim) {
+        for (int i = 0; i < half; i += 16) {
+            __mmask16 lanes = first_lanes((size_t)(half - i));
+            __m512 x0 = _mm512_maskz_loadu_ps(lanes, x + i);
+            __m512 x1 = _mm512_maskz_loadu_ps(lanes, x + half + i);
+            __m512 c = _mm512_maskz_loadu_ps(lanes, cos_row + i);
+            __m512 s = _mm512_maskz_loadu_ps(lanes, sin_row + i);
+            __m512 first = _mm512_fmsub_ps(x0, c, _mm512_mul_ps(x1, s));
+            __m512 second = _mm512_fmadd_ps(x0, s, _mm512_mul_ps(x1, c));
+
+            _mm512_mask_storeu_ps(x + i, lanes, first);
+            _mm512_mask_storeu_ps(x + half + i, lanes, second);
+        }
+    }
+}
+
 /* ---- section 9 ---- */
 
 /* The largest of n floats and where it first stands. A NaN may be missed here: the
@@ -194,6 +217,7 @@ kernels_avx512_install(struct kernels *k)
     k->add = add;
     k->swiglu = swiglu;
     k->rope = rope;
+    k->rope_halves = rope_halves;
     k->logit_chunk = logit_chunk;
     k->find_above = find_above;
     kernels_avx512_install_matmul(k);

@@ -157,6 +157,25 @@ rope(float *x, const float *cos_row, const float *sin_row, int n_heads, int head
         rope_head(x + h * head_dim, cos_row, sin_row, n_rot);
 }
 
+/* Four pairs at a time, those of the last run that are there. */
+static void
+rope_halves(float *x, const float *cos_row, const float *sin_row, int n_heads,
+            int head_dim, int n_rot)
+{
+    size_t half = (size_t)n_rot / 2;
+
+    for (int h = 0; h < n_heads; h++, x += head_dim) {
+        for (size_t i = 0; i < half; i += 4) {
+            size_t n = half - i;
+            float32x4_t x0 = load_some(x + i, n), x1 = load_some(x + half + i, n);
+            float32x4_t c = load_some(cos_row + i, n), s = load_some(sin_row + i, n);
+
+            store_some(x + i, vfmaq_f32(vnegq_f32(vmulq_f32(x1, s)), x0, c), n);
+            store_some(x + half + i, vfmaq_f32(vmulq_f32(x1, c), x0, s), n);
+        }
+    }
+}
+
 /* ---- section 9 ---- */
 
 /* Which of four lanes are set: sixteen bits for each. */
@@ -246,6 +265,7 @@ kernels_neon_install(struct kernels *k)
     k->add = add;
     k->swiglu = swiglu;
     k->rope = rope;
+    k->rope_halves = rope_halves;
     k->logit_chunk = logit_chunk;
     k->find_above = find_above;
     kernels_neon_install_matmul(k);

@@ -240,6 +240,22 @@ rope(float *x, const float *cos_row, const float *sin_row, int n_heads, int head
     }
 }
 
+static void
+rope_halves(float *x, const float *cos_row, const float *sin_row, int n_heads,
+            int head_dim, int n_rot)
+{
+    int half = n_rot / 2;
+
+    for (int h = 0; h < n_heads; h++, x += head_dim) {
+        for (int i = 0; i < half; i++) {
+            float x0 = x[i], x1 = x[i + half];
+
+            x[i] = fmaf(x0, cos_row[i], -(x1 * sin_row[i]));
+            x[i + half] = fmaf(x0, sin_row[i], x1 * cos_row[i]);
+        }
+    }
+}
+
 /* ---- section 7 ---- */
 
 static void
@@ -372,6 +388,7 @@ kernels_scalar_install(struct kernels *k)
     k->add = add;
     k->swiglu = swiglu;
     k->rope = rope;
+    k->rope_halves = rope_halves;
     k->kv_append = kv_append;
     k->attention = attention;
     k->logit_chunk = logit_chunk;

@@ -95,6 +95,16 @@ emulated_fmaddsub_ps(simde__m512 a, simde__m512 b, simde__m512 c)
     return x.ps;
 }
 
+static inline simde__m512
+emulated_fmsub_ps(simde__m512 a, simde__m512 b, simde__m512 c)
+{
+    union emulated x = { .ps = a }, y = { .ps = b }, z = { .ps = c };
+
+    for (int h = 0; h < 2; h++)
+        x.half[h] = _mm256_fmsub_ps(x.half[h], y.half[h], z.half[h]);
+    return x.ps;
+}
+
 static inline void
 emulated_mask_storeu_ps(void *to, uint16_t lanes, simde__m512 x)
 {
@@ -153,6 +163,7 @@ emulated_permute_ps(simde__m512 x, int order)
 #undef _mm512_div_ps
 #undef _mm512_dpbusd_epi32
 #undef _mm512_fmadd_ps
+#undef _mm512_fmsub_ps
 #undef _mm512_loadu_si512
 #undef _mm512_loadu_ps
 #undef _mm512_mask_blend_ps
@@ -185,6 +196,7 @@ emulated_permute_ps(simde__m512 x, int order)
 #define _mm512_extractf32x8_ps(x, h)    emulated_extractf32x8_ps(x, h)
 #define _mm512_extracti32x8_epi32(x, h) emulated_extracti32x8_epi32(x, h)
 #define _mm512_fmaddsub_ps(a, b, c)     emulated_fmaddsub_ps(a, b, c)
+#define _mm512_fmsub_ps(a, b, c)        emulated_fmsub_ps(a, b, c)
 #define _mm512_mask_storeu_ps(to, k, x) emulated_mask_storeu_ps(to, k, x)
 #define _mm512_maskz_loadu_ps(k, from)  emulated_maskz_loadu_ps(k, from)
 #define _mm512_permute_ps(x, order)     emulated_permute_ps(x, order)

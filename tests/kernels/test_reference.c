@@ -168,11 +168,11 @@ test_layer_functions(void **state)
 static void
 test_rope(void **state)
 {
-    float x[128], was[128], c[32], s[32];
+    float x[128], was[128], apart[128], c[32], s[32];
     double f[32];
 
     (void)state;
-    mathfn_rope_frequencies(f, 48, 10000.0);
+    mathfn_rope_frequencies(f, 48, 10000.0, 1.0, NULL);
     mathfn_rope_row(c, s, f, 24, 1234);
     cases_fill(x, 128, CASE_NORMAL);
     memcpy(was, x, sizeof(was));
@@ -187,6 +187,12 @@ test_rope(void **state)
             assert_near(b[1], a[0] * sin(t) + a[1] * cos(t), size);
         }
     }
+    for (int i = 0; i < 128; i++) /* pair i of a head: at i and i + 24 */
+        apart[i % 64 < 48 ? i / 64 * 64 + i % 64 / 2 + i % 2 * 24 : i] = was[i];
+    k->rope_halves(apart, c, s, 2, 64, 48);
+    for (int i = 0; i < 128; i++)
+        assert_true(x[i] ==
+                    apart[i % 64 < 48 ? i / 64 * 64 + i % 64 / 2 + i % 2 * 24 : i]);
 }
 
 /* Softmax attention of one head in double. */

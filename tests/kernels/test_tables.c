@@ -233,7 +233,7 @@ test_rope(void **state)
         int head_dim = 16 * (1 + (int)(cases_u32() % 16)), n_heads = 1 + round % 5;
         int n_rot = round % 3 ? head_dim : 2 * (1 + (int)(cases_u32() % 8));
 
-        mathfn_rope_frequencies(f, n_rot, 100000.0);
+        mathfn_rope_frequencies(f, n_rot, 100000.0, 1.0, NULL);
         mathfn_rope_row(c, s, f, n_rot / 2, (int32_t)(cases_u32() % 8192));
         for (int t = 0; t < n_tables; t++) {
             struct pair x = pair_new((size_t)(n_heads * head_dim));
@@ -242,6 +242,10 @@ test_rope(void **state)
             scalar->rope(x.want + GUARD, c, s, n_heads, head_dim, n_rot);
             tables[t]->rope(x.got + GUARD, c, s, n_heads, head_dim, n_rot);
             pair_check(&x, "rope", tables[t]->name);
+            pair_fill(&x, (enum case_kind)(round % CASE_N_KINDS));
+            scalar->rope_halves(x.want + GUARD, c, s, n_heads, head_dim, n_rot);
+            tables[t]->rope_halves(x.got + GUARD, c, s, n_heads, head_dim, n_rot);
+            pair_check(&x, "rope_halves", tables[t]->name);
             pair_free(&x);
         }
     }
