@@ -5,10 +5,10 @@
  *
  *   norm        rows         norm, then int8 form of each row once for all readers
  *   project     tiles        Q, K and V as one pass over their tiles
- *   append      rows x heads rope; K and V into the cache
+ *   append      rows x heads biases, norm of a head, rope; K and V into the cache
  *   attend      queries x KV heads, and the int8 form of what came out
  *   add         tiles        output matrix, added to the residual stream
- *   norm        rows
+ *   norm        rows         before it the output matrix's bias, if there is one
  *   gated       tiles        gate, up, SwiGLU and its int8 form
  *   add         tiles        down matrix, added to the residual stream
  *
@@ -38,11 +38,13 @@ struct layers {
     struct act_rows att;  /* [max_rows, q_dim] what attention gives */
     struct act_rows ff;   /* [max_rows, d_ff] */
     struct linear_scratch scratch;
-    float *q;            /* [max_rows, q_dim] */
-    float *k, *v;        /* [max_rows, kv_dim] */
-    double *frequencies; /* [n_half] */
-    float *cos, *sin;    /* [max_rows, n_half], by input row */
-    int64_t attend_ns;   /* in attend stages so far; thread 0 counts */
+    float *q;     /* [max_rows, q_dim] */
+    float *k, *v; /* [max_rows, kv_dim] */
+    void (*rope)(float *x, const float *cos, const float *sin, int n_heads, int head_dim,
+                 int n_rot); /* the kernel for the model's order of pairs */
+    double *frequencies;     /* [n_half] */
+    float *cos, *sin;        /* [max_rows, n_half], by input row */
+    int64_t attend_ns;       /* in attend stages so far; thread 0 counts */
 };
 
 /* ---- life ---- */
@@ -97,7 +99,10 @@ layers_new(struct layers **out, const struct layers_config *config, struct err *
         return err_set(err, CE_ENOMEM, "no memory for the blocks' scratch");
     }
     choose_forms(l);
-    mathfn_rope_frequencies(l->frequencies, mc->n_rot, (double)mc->rope_base);
+    l->rope = mc->rope_halves ? config->kernels->rope_halves : config->kernels->rope;
+    mathfn_rope_frequencies(
+        l->frequencies, mc->n_rot, (double)mc->rope_base, (double)mc->rope_factor,
+        config->model->rope_freqs ? config->model->rope_freqs->data : NULL);
     *out = l;
     return 0;
 }
@@ -178,14 +183,18 @@ layers_load(struct layers *l, struct worker_id id, const struct batch *b,
 
 /* ---- stages ---- */
 
+/* bias: added to the rows of the residual stream first; or NULL. */
 static void
-norm(const struct layers *l, struct worker_id id, const float *weight, int n_rows)
+norm(const struct layers *l, struct worker_id id, const float *weight, const float *bias,
+     int n_rows)
 {
     const struct kernels *k = l->c.kernels;
     size_t from, to, d = l->d_model;
 
     while (worker_take(id, (size_t)n_rows, 1, &from, &to)) {
         for (size_t r = from; r < to; r++) {
+            if (bias)
+                k->add(l->x + r * d, bias, d);
             k->rmsnorm(l->norm.x + r * d, l->x + r * d, weight, d,
                        l->c.model->config.norm_eps);
             act_rows_quantise(k, &l->norm, r, 0, d);
@@ -203,65 +212,102 @@ project(const struct layers *l, struct worker_id id, const struct block_weights 
     linear_many(l->c.kernels, id, jobs, with_q ? 3 : 2, &a);
 }
 
-/* Rope of the query heads that share KV head h, in one row. */
-static void
-turn_queries(const struct layers *l, int row, int input_row, int h)
-{
-    const struct model_config *mc = &l->c.model->config;
-    int group = mc->n_heads / mc->n_kv_heads;
-    size_t at = (size_t)input_row * (size_t)l->n_half;
+/* The block that is run, as the stage after its projections sees it. */
+struct turn {
+    const struct block_weights *w;
+    int layer;
+    bool rope;
+};
 
-    l->c.kernels->rope(l->q + (size_t)row * l->q_dim + (size_t)(h * group * mc->head_dim),
-                       l->cos + at, l->sin + at, group, mc->head_dim, mc->n_rot);
+static struct turn
+turn_of(const struct layers *l, const struct block_weights *w, int layer)
+{
+    int skip = l->c.model->config.rope_skip;
+
+    return (struct turn){ w, layer, skip == 0 || (layer + 1) % skip != 0 };
 }
 
+/* Bias, norm of each head and rope of n heads that lie together, in this order. bias: of
+ * these heads; bias and weight NULL where the block has none. */
 static void
-append_row(const struct layers *l, const struct span *s, int j, int h,
-           uint16_t *const *pages)
+turn_heads(const struct layers *l, const struct turn *t, float *x, const float *bias,
+           const float *weight, int n, int input_row)
 {
     const struct model_config *mc = &l->c.model->config;
     const struct kernels *k = l->c.kernels;
-    size_t at = (size_t)(s->input_row + j) * (size_t)l->n_half;
-    size_t head = (size_t)(s->row + j) * l->kv_dim + (size_t)(h * mc->head_dim);
+    size_t hd = (size_t)mc->head_dim, at = (size_t)input_row * (size_t)l->n_half;
+
+    if (bias)
+        k->add(x, bias, (size_t)n * hd);
+    for (size_t h = 0; weight && h < (size_t)n; h++)
+        k->rmsnorm(x + h * hd, x + h * hd, weight, hd, mc->norm_eps);
+    if (t->rope)
+        l->rope(x, l->cos + at, l->sin + at, n, mc->head_dim, mc->n_rot);
+}
+
+/* The query heads that share KV head h, in one row. */
+static void
+turn_queries(const struct layers *l, const struct turn *t, int row, int input_row, int h)
+{
+    const struct model_config *mc = &l->c.model->config;
+    int group = mc->n_heads / mc->n_kv_heads;
+    size_t column = (size_t)h * (size_t)group * (size_t)mc->head_dim;
+
+    turn_heads(l, t, l->q + (size_t)row * l->q_dim + column,
+               t->w->q_bias ? t->w->q_bias + column : NULL, t->w->q_norm, group,
+               input_row);
+}
+
+static void
+append_row(const struct layers *l, const struct turn *t, const struct span *s, int j,
+           int h, uint16_t *const *pages)
+{
+    const struct model_config *mc = &l->c.model->config;
+    const struct kernels *k = l->c.kernels;
+    size_t column = (size_t)h * (size_t)mc->head_dim;
+    size_t head = (size_t)(s->row + j) * l->kv_dim + column;
     int32_t pos = s->pos + j;
     uint16_t *part = pages[pos / KV_PAGE] + (size_t)h * kv_part_len(mc->head_dim);
 
-    k->rope(l->k + head, l->cos + at, l->sin + at, 1, mc->head_dim, mc->n_rot);
+    turn_heads(l, t, l->k + head, t->w->k_bias ? t->w->k_bias + column : NULL,
+               t->w->k_norm, 1, s->input_row + j);
+    if (t->w->v_bias)
+        k->add(l->v + head, t->w->v_bias + column, (size_t)mc->head_dim);
     k->kv_append(part, pos % KV_PAGE, l->k + head, l->v + head, mc->head_dim);
 }
 
 /* Rope and cache of units from .. to, which are pairs of row and KV head. */
 static void
-append_units(const struct layers *l, const struct span_list *rows, int layer, bool with_q,
-             size_t from, size_t to)
+append_units(const struct layers *l, const struct turn *t, const struct span_list *rows,
+             bool with_q, size_t from, size_t to)
 {
     int n_heads = l->c.model->config.n_kv_heads;
     size_t unit = 0;
 
     for (int i = 0; i < rows->n_spans; i++) {
         const struct span *s = &rows->spans[i];
-        uint16_t *const *pages = kv_cache_pages(l->c.kv, s->seq, layer);
+        uint16_t *const *pages = kv_cache_pages(l->c.kv, s->seq, t->layer);
 
         for (int j = 0; j < s->n_rows; j++) {
             for (int h = 0; h < n_heads; h++, unit++) {
                 if (unit < from || unit >= to)
                     continue;
-                append_row(l, s, j, h, pages);
+                append_row(l, t, s, j, h, pages);
                 if (with_q)
-                    turn_queries(l, s->row + j, s->input_row + j, h);
+                    turn_queries(l, t, s->row + j, s->input_row + j, h);
             }
         }
     }
 }
 
 static void
-append(const struct layers *l, struct worker_id id, const struct span_list *rows,
-       int layer, bool with_q)
+append(const struct layers *l, struct worker_id id, const struct turn *t,
+       const struct span_list *rows, bool with_q)
 {
     size_t n = (size_t)rows->n_rows * (size_t)l->c.model->config.n_kv_heads, from, to;
 
     while (worker_take(id, n, 1, &from, &to))
-        append_units(l, rows, layer, with_q, from, to);
+        append_units(l, t, rows, with_q, from, to);
 }
 
 /* What is read after KV head h of span i: the next head, or the next span's first. */
@@ -373,10 +419,10 @@ keep_wanted(const struct layers *l, const struct span_list *wanted)
     }
 }
 
-/* Rope of the queries of rows from .. to of `wanted`. */
+/* The queries of rows from .. to of `wanted`. */
 static void
-turn_wanted(const struct layers *l, const struct span_list *wanted, size_t from,
-            size_t to)
+turn_wanted(const struct layers *l, const struct turn *t, const struct span_list *wanted,
+            size_t from, size_t to)
 {
     int n_heads = l->c.model->config.n_kv_heads;
     size_t row = 0;
@@ -386,25 +432,25 @@ turn_wanted(const struct layers *l, const struct span_list *wanted, size_t from,
 
         for (int j = 0; j < s->n_rows; j++, row++) {
             for (int h = 0; row >= from && row < to && h < n_heads; h++)
-                turn_queries(l, s->row + j, s->input_row + j, h);
+                turn_queries(l, t, s->row + j, s->input_row + j, h);
         }
     }
 }
 
 /* The queries of the rows that stay, when there are fewer than came in. */
 static void
-project_wanted(const struct layers *l, struct worker_id id, const struct block_weights *w,
+project_wanted(const struct layers *l, struct worker_id id, const struct turn *t,
                const struct span_list *wanted)
 {
     struct activations a = act_rows_view(&l->norm, (size_t)wanted->n_rows);
-    struct linear_job job = { &w->q, l->q };
+    struct linear_job job = { &t->w->q, l->q };
     size_t from, to;
 
     while (worker_take(id, 1, 1, &from, &to))
         keep_wanted(l, wanted);
     linear_many(l->c.kernels, id, &job, 1, &a);
     while (worker_take(id, (size_t)wanted->n_rows, 1, &from, &to))
-        turn_wanted(l, wanted, from, to);
+        turn_wanted(l, t, wanted, from, to);
 }
 
 /* ---- a block ---- */
@@ -415,12 +461,13 @@ attention_inputs(struct layers *l, struct worker_id id, const struct block_weigh
                  const struct span_list *rows, const struct span_list *wanted, int layer)
 {
     bool all = wanted->n_rows == rows->n_rows;
+    struct turn t = turn_of(l, w, layer);
 
-    norm(l, id, w->attn_norm, rows->n_rows);
+    norm(l, id, w->attn_norm, NULL, rows->n_rows);
     project(l, id, w, rows->n_rows, all);
-    append(l, id, rows, layer, all);
+    append(l, id, &t, rows, all);
     if (!all && wanted->n_rows > 0)
-        project_wanted(l, id, w, wanted);
+        project_wanted(l, id, &t, wanted);
 }
 
 static void
@@ -446,7 +493,7 @@ feed_forward(struct layers *l, struct worker_id id, const struct block_weights *
     struct activations in = act_rows_view(&l->norm, (size_t)n_rows);
     struct activations mid = act_rows_view(&l->ff, (size_t)n_rows);
 
-    norm(l, id, w->ffn_norm, n_rows);
+    norm(l, id, w->ffn_norm, w->output_bias, n_rows);
     linear_gated(l->c.kernels, id, &w->gate, &w->up, &in, &l->scratch, &l->ff);
     linear_add(l->c.kernels, id, &w->down, &mid, &l->scratch, l->x);
 }

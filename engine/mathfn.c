@@ -126,10 +126,14 @@ mathfn_sincos(double x, double *sin_out, double *cos_out)
 }
 
 void
-mathfn_rope_frequencies(double *f, int n_rot, double base)
+mathfn_rope_frequencies(double *f, int n_rot, double base, double factor,
+                        const float *divisors)
 {
-    for (int i = 0; i < n_rot / 2; i++)
-        f[i] = mathfn_pow(base, -(2.0 * i) / n_rot);
+    for (int i = 0; i < n_rot / 2; i++) {
+        f[i] = mathfn_pow(base, -(2.0 * i) / n_rot) / factor;
+        if (divisors)
+            f[i] /= (double)divisors[i];
+    }
 }
 
 void

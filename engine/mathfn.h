@@ -82,8 +82,10 @@ void mathfn_sincos(double x, double *sin, double *cos);
 
 /* ---- rope (section 6) ---- */
 
-/* f[i] = base^(-2i / n_rot), i < n_rot / 2. */
-void mathfn_rope_frequencies(double *f, int n_rot, double base);
+/* f[i] = base^(-2i / n_rot) / factor / divisors[i], i < n_rot / 2. factor 1 and
+ * divisors NULL: not divided. */
+void mathfn_rope_frequencies(double *f, int n_rot, double base, double factor,
+                             const float *divisors);
 
 /* Row `pos` of the tables: cos, sin [n_half] of pos * f[i], rounded to float. */
 void mathfn_rope_row(float *cos, float *sin, const double *f, int n_half, int32_t pos);

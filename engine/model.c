@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * model.c - the Llama family's keys and tensors, found and checked.
+ * model.c - the Llama family's tensors, found and checked.
  *
  * Why:      what computes must be able to trust every shape, so all of them are
- *           compared here with the configuration, and whatever this build would
- *           compute differently from what the file means is refused by name:
- *           other architectures, rope scaling, experts, biases, unknown tensors.
+ *           compared here with the configuration (model_config.c), and a tensor that
+ *           the architecture does not use is refused by name.
  * Split:    a file with the key cecollm.split.layer_from holds blocks
  *           [layer_from, layer_to) of the model whose digest it carries; the
  *           embedding is required when the range starts at 0, norm and output
@@ -16,7 +15,6 @@
 #include "engine/model.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,54 +23,41 @@
 #include "engine/model_internal.h"
 #include "engine/quant.h"
 
-/* Sanity limits: far above any real model, far below an overflow. */
-#define MAX_LAYERS 1024
-#define MAX_DIM    (1 << 16)
-#define MAX_FF     (1 << 18)
-#define MAX_VOCAB  (1 << 22)
-#define MAX_CTX    (1 << 24)
-#define MAX_HEADS  1024
+enum dim { DIM_NONE, DIM_MODEL, DIM_Q, DIM_KV, DIM_FF, DIM_HEAD };
 
-enum dim { DIM_NONE, DIM_MODEL, DIM_Q, DIM_KV, DIM_FF };
-
-/* What a block consists of; rows = DIM_NONE means a float32 vector. */
+/* What a block consists of; rows = DIM_NONE means a float32 vector. A tensor that not
+ * every architecture has belongs to a part (model_internal.h). */
 static const struct block_tensor {
     const char *suffix;
     size_t member; /* of struct model_block */
     enum dim rows, cols;
+    unsigned part; /* 0: every block has it */
 } block_tensors[] = {
-    { "attn_norm.weight", offsetof(struct model_block, attn_norm), DIM_NONE, DIM_MODEL },
-    { "attn_q.weight", offsetof(struct model_block, q), DIM_Q, DIM_MODEL },
-    { "attn_k.weight", offsetof(struct model_block, k), DIM_KV, DIM_MODEL },
-    { "attn_v.weight", offsetof(struct model_block, v), DIM_KV, DIM_MODEL },
-    { "attn_output.weight", offsetof(struct model_block, attn_output), DIM_MODEL, DIM_Q },
-    { "ffn_norm.weight", offsetof(struct model_block, ffn_norm), DIM_NONE, DIM_MODEL },
-    { "ffn_gate.weight", offsetof(struct model_block, gate), DIM_FF, DIM_MODEL },
-    { "ffn_up.weight", offsetof(struct model_block, up), DIM_FF, DIM_MODEL },
-    { "ffn_down.weight", offsetof(struct model_block, down), DIM_MODEL, DIM_FF },
+    { "attn_norm.weight", offsetof(struct model_block, attn_norm), DIM_NONE, DIM_MODEL,
+      0 },
+    { "attn_q.weight", offsetof(struct model_block, q), DIM_Q, DIM_MODEL, 0 },
+    { "attn_k.weight", offsetof(struct model_block, k), DIM_KV, DIM_MODEL, 0 },
+    { "attn_v.weight", offsetof(struct model_block, v), DIM_KV, DIM_MODEL, 0 },
+    { "attn_q.bias", offsetof(struct model_block, q_bias), DIM_NONE, DIM_Q,
+      MODEL_PART_QKV_BIAS },
+    { "attn_k.bias", offsetof(struct model_block, k_bias), DIM_NONE, DIM_KV,
+      MODEL_PART_QKV_BIAS },
+    { "attn_v.bias", offsetof(struct model_block, v_bias), DIM_NONE, DIM_KV,
+      MODEL_PART_QKV_BIAS },
+    { "attn_q_norm.weight", offsetof(struct model_block, q_norm), DIM_NONE, DIM_HEAD,
+      MODEL_PART_QK_NORM },
+    { "attn_k_norm.weight", offsetof(struct model_block, k_norm), DIM_NONE, DIM_HEAD,
+      MODEL_PART_QK_NORM },
+    { "attn_output.weight", offsetof(struct model_block, attn_output), DIM_MODEL, DIM_Q,
+      0 },
+    { "attn_output.bias", offsetof(struct model_block, output_bias), DIM_NONE, DIM_MODEL,
+      MODEL_PART_OUTPUT_BIAS },
+    { "ffn_norm.weight", offsetof(struct model_block, ffn_norm), DIM_NONE, DIM_MODEL, 0 },
+    { "ffn_gate.weight", offsetof(struct model_block, gate), DIM_FF, DIM_MODEL, 0 },
+    { "ffn_up.weight", offsetof(struct model_block, up), DIM_FF, DIM_MODEL, 0 },
+    { "ffn_down.weight", offsetof(struct model_block, down), DIM_MODEL, DIM_FF, 0 },
 };
 #define N_BLOCK_TENSORS (sizeof(block_tensors) / sizeof(block_tensors[0]))
-
-/* Keys that change what a model computes, after "ARCH.", and the one value that
- * means "as this build does it". */
-static const struct neutral_key {
-    const char *suffix;
-    double value;
-} neutral_keys[] = {
-    { "rope.scaling.factor", 1 },      { "rope.scale_linear", 1 },
-    { "rope.scaling.attn_factor", 1 }, { "expert_count", 0 },
-    { "attention.sliding_window", 0 }, { "attention.clamp_kqv", 0 },
-    { "attention.max_alibi_bias", 0 }, { "attn_logit_softcapping", 0 },
-    { "final_logit_softcapping", 0 },  { "embedding_scale", 1 },
-    { "residual_scale", 1 },           { "logit_scale", 1 },
-};
-#define N_NEUTRAL_KEYS (sizeof(neutral_keys) / sizeof(neutral_keys[0]))
-
-static bool
-str_equal(const struct gguf_str *s, const char *text)
-{
-    return s->len == strlen(text) && memcmp(s->data, text, s->len) == 0;
-}
 
 /* ---- shared with model_exits.c ---- */
 
@@ -132,175 +117,7 @@ model_tensor(const struct gguf *g, const char *name, size_t rows, size_t cols,
     return 0;
 }
 
-/* ---- configuration ---- */
-
-/* The full name of key ARCH.suffix; `buf` has room for every suffix used here. */
-static const char *
-arch_key(const struct model *m, const char *suffix, char buf[96])
-{
-    snprintf(buf, 96, "%s.%s", m->config.arch, suffix);
-    return buf;
-}
-
-static int
-arch_int(const struct model *m, const char *suffix, int hi, int fallback, int *out,
-         struct err *err)
-{
-    char key[96];
-
-    return model_key_int(m->file, arch_key(m, suffix, key), 1, hi, fallback, out, err);
-}
-
-static int
-arch_float(const struct model *m, const char *suffix, double lo, double hi,
-           double fallback, float *out, struct err *err)
-{
-    char key[96];
-    double v;
-    int rc = gguf_get_f64(m->file, arch_key(m, suffix, key), &v, err);
-
-    if (rc == CE_ENOTFOUND && fallback >= 0) {
-        *out = (float)fallback;
-        return 0;
-    }
-    if (rc == CE_ENOTFOUND)
-        return err_set(err, CE_EFORMAT, "%s: key %s is missing", gguf_path(m->file), key);
-    if (rc != 0)
-        return rc;
-    if (!(v >= lo && v <= hi))
-        return err_set(err, CE_EFORMAT, "%s: key %s is %g, expected %g to %g",
-                       gguf_path(m->file), key, v, lo, hi);
-    *out = (float)v;
-    return 0;
-}
-
-static int
-read_arch(struct model *m, struct err *err)
-{
-    struct model_config *c = &m->config;
-    struct gguf_str s;
-    int rc = gguf_get_str(m->file, "general.architecture", &s, err);
-
-    if (rc == CE_ENOTFOUND)
-        return err_set(err, CE_EFORMAT, "%s: key general.architecture is missing",
-                       gguf_path(m->file));
-    if (rc != 0)
-        return rc;
-    if (!str_equal(&s, "llama"))
-        return err_set(err, CE_EUNSUPPORTED,
-                       "%s: architecture \"%.*s\" is not supported (llama is)",
-                       gguf_path(m->file), (int)(s.len < 60 ? s.len : 60), s.data);
-    snprintf(c->arch, sizeof(c->arch), "llama");
-    if (gguf_get_str(m->file, "general.name", &s, NULL) == 0) {
-        size_t n = s.len < sizeof(c->name) - 1 ? s.len : sizeof(c->name) - 1;
-
-        for (size_t i = 0; i < n; i++)
-            c->name[i] = s.data[i] >= 0x20 && s.data[i] < 0x7f ? s.data[i] : '?';
-        c->name[n] = '\0';
-    }
-    return 0;
-}
-
-/* A key that is a number of either kind. */
-static int
-any_number(const struct gguf *g, const char *key, double *out, struct err *err)
-{
-    uint64_t u;
-    int rc = gguf_get_f64(g, key, out, NULL);
-
-    if (rc != CE_EFORMAT)
-        return rc;
-    rc = gguf_get_u64(g, key, &u, err);
-    if (rc == 0)
-        *out = (double)u;
-    return rc;
-}
-
-/* Refuse what would be computed differently from what the file asks for. */
-static int
-check_variants(const struct model *m, struct err *err)
-{
-    char key[96];
-    struct gguf_str s;
-    double v;
-
-    if (gguf_get_str(m->file, arch_key(m, "rope.scaling.type", key), &s, NULL) == 0 &&
-        !str_equal(&s, "none"))
-        return err_set(err, CE_EUNSUPPORTED, "%s: rope scaling \"%.*s\" is not supported",
-                       gguf_path(m->file), (int)(s.len < 60 ? s.len : 60), s.data);
-    for (size_t i = 0; i < N_NEUTRAL_KEYS; i++) {
-        int rc = any_number(m->file, arch_key(m, neutral_keys[i].suffix, key), &v, err);
-
-        if (rc == CE_ENOTFOUND)
-            continue;
-        if (rc != 0)
-            return rc;
-        if (v != neutral_keys[i].value)
-            return err_set(err, CE_EUNSUPPORTED, "%s: key %s is %g; only %g is supported",
-                           gguf_path(m->file), key, v, neutral_keys[i].value);
-    }
-    return 0;
-}
-
-/* Heads and their dimensions; d_model is known. */
-static int
-read_heads(struct model *m, struct err *err)
-{
-    struct model_config *c = &m->config;
-    int rc, value_dim, even_share;
-
-    if ((rc = arch_int(m, "attention.head_count", MAX_HEADS, -1, &c->n_heads, err)) ||
-        (rc = arch_int(m, "attention.head_count_kv", MAX_HEADS, c->n_heads,
-                       &c->n_kv_heads, err)))
-        return rc;
-    even_share = c->d_model % c->n_heads == 0 ? c->d_model / c->n_heads : -1;
-    if ((rc = arch_int(m, "attention.key_length", 1024, even_share, &c->head_dim, err)) ||
-        (rc =
-             arch_int(m, "attention.value_length", 1024, c->head_dim, &value_dim, err)) ||
-        (rc = arch_int(m, "rope.dimension_count", 1024, c->head_dim, &c->n_rot, err)))
-        return rc;
-    if (c->n_heads % c->n_kv_heads != 0)
-        return err_set(err, CE_EFORMAT, "%s: %d heads cannot share %d key-value heads",
-                       gguf_path(m->file), c->n_heads, c->n_kv_heads);
-    if (value_dim != c->head_dim)
-        return err_set(err, CE_EUNSUPPORTED,
-                       "%s: keys of %d and values of %d dimensions in a head",
-                       gguf_path(m->file), c->head_dim, value_dim);
-    if (c->head_dim % 2 != 0 || c->head_dim > 1024)
-        return err_set(err, CE_EUNSUPPORTED, "%s: heads of %d dimensions",
-                       gguf_path(m->file), c->head_dim);
-    if (c->n_rot % 2 != 0 || c->n_rot > c->head_dim)
-        return err_set(err, CE_EFORMAT, "%s: rope turns %d of a head's %d dimensions",
-                       gguf_path(m->file), c->n_rot, c->head_dim);
-    if (c->n_heads * c->head_dim > MAX_DIM)
-        return err_set(err, CE_EUNSUPPORTED, "%s: %d heads of %d dimensions",
-                       gguf_path(m->file), c->n_heads, c->head_dim);
-    return 0;
-}
-
-static int
-read_config(struct model *m, struct err *err)
-{
-    struct model_config *c = &m->config;
-    const struct gguf_tensor *t;
-    int rc, rows;
-
-    if ((rc = read_arch(m, err)) || (rc = check_variants(m, err)) ||
-        (rc = arch_int(m, "block_count", MAX_LAYERS, -1, &c->n_layers, err)) ||
-        (rc = arch_int(m, "embedding_length", MAX_DIM, -1, &c->d_model, err)) ||
-        (rc = arch_int(m, "feed_forward_length", MAX_FF, -1, &c->d_ff, err)) ||
-        (rc = arch_int(m, "context_length", MAX_CTX, -1, &c->n_ctx, err)) ||
-        (rc = arch_float(m, "rope.freq_base", 1, 1e9, 10000, &c->rope_base, err)) ||
-        (rc = arch_float(m, "attention.layer_norm_rms_epsilon", 1e-12, 0.1, -1,
-                         &c->norm_eps, err)) ||
-        (rc = read_heads(m, err)))
-        return rc;
-    t = gguf_find_tensor(m->file, "output.weight");
-    if (!t)
-        t = gguf_find_tensor(m->file, "token_embd.weight");
-    rows = t && t->ne[1] <= MAX_VOCAB ? (int)t->ne[1] : -1;
-    return arch_int(m, "vocab_size", MAX_VOCAB, rows, &c->n_vocab, err);
-}
+/* ---- range and identity ---- */
 
 static int
 read_range(struct model *m, struct err *err)
@@ -358,35 +175,71 @@ dim_size(const struct model_config *c, enum dim d)
         return (size_t)c->n_kv_heads * (size_t)c->head_dim;
     case DIM_FF:
         return (size_t)c->d_ff;
+    case DIM_HEAD:
+        return (size_t)c->head_dim;
     case DIM_NONE:
         break;
     }
     return 0;
 }
 
+/* Find one tensor of block i. An optional one that is not there stays NULL. */
 static int
-find_blocks(struct model *m, struct err *err)
+find_block_tensor(struct model *m, int i, const struct block_tensor *bt, struct err *err)
 {
     const struct model_config *c = &m->config;
+    const struct gguf_tensor *t;
     char name[64];
     int rc;
 
-    m->blocks = calloc((size_t)c->n_layers, sizeof(*m->blocks));
+    snprintf(name, sizeof(name), "blk.%d.%s", i, bt->suffix);
+    if (bt->part != 0 && (m->arch->required & bt->part) == 0 &&
+        ((m->arch->optional & bt->part) == 0 || !gguf_find_tensor(m->file, name)))
+        return 0;
+    rc = model_tensor(m->file, name, dim_size(c, bt->rows), dim_size(c, bt->cols), &t,
+                      err);
+    if (rc == 0)
+        memcpy((char *)&m->blocks[i] + bt->member, &t, sizeof(void *));
+    return rc;
+}
+
+static int
+find_blocks(struct model *m, struct err *err)
+{
+    int n = m->config.n_layers, rc;
+
+    m->blocks = calloc((size_t)n, sizeof(*m->blocks));
     if (!m->blocks)
         return err_set(err, CE_ENOMEM, "%s: no memory for %d blocks", gguf_path(m->file),
-                       c->n_layers);
+                       n);
     for (int i = m->layer_from; i < m->layer_to; i++) {
         for (size_t j = 0; j < N_BLOCK_TENSORS; j++) {
-            const struct block_tensor *bt = &block_tensors[j];
-            const struct gguf_tensor *t;
-
-            snprintf(name, sizeof(name), "blk.%d.%s", i, bt->suffix);
-            rc = model_tensor(m->file, name, dim_size(c, bt->rows), dim_size(c, bt->cols),
-                              &t, err);
+            rc = find_block_tensor(m, i, &block_tensors[j], err);
             if (rc != 0)
                 return rc;
-            memcpy((char *)&m->blocks[i] + bt->member, &t, sizeof(void *));
         }
+    }
+    return 0;
+}
+
+/* What rope's frequencies are divided by, where the file says so. */
+static int
+find_rope_freqs(struct model *m, struct err *err)
+{
+    size_t n = (size_t)m->config.n_rot / 2;
+    const float *v;
+    int rc;
+
+    if (!gguf_find_tensor(m->file, MODEL_ROPE_FREQS))
+        return 0;
+    if ((rc = model_tensor(m->file, MODEL_ROPE_FREQS, 0, n, &m->rope_freqs, err)))
+        return rc;
+    v = m->rope_freqs->data;
+    for (size_t i = 0; i < n; i++) {
+        if (!((double)v[i] >= MODEL_MIN_ROPE_FACTOR &&
+              (double)v[i] <= MODEL_MAX_ROPE_FACTOR))
+            return err_set(err, CE_EFORMAT, "%s: tensor %s: element %zu is %g",
+                           gguf_path(m->file), MODEL_ROPE_FREQS, i, (double)v[i]);
     }
     return 0;
 }
@@ -435,7 +288,7 @@ is_known(const struct model *m, const char *name)
 
     if (strcmp(name, "token_embd.weight") == 0 ||
         strcmp(name, "output_norm.weight") == 0 || strcmp(name, "output.weight") == 0 ||
-        strncmp(name, "exit.", 5) == 0)
+        strcmp(name, MODEL_ROPE_FREQS) == 0 || strncmp(name, "exit.", 5) == 0)
         return true;
     if (strncmp(name, "blk.", 4) != 0 || name[4] < '0' || name[4] > '9')
         return false;
@@ -443,8 +296,10 @@ is_known(const struct model *m, const char *name)
     if (*end != '.' || block < m->layer_from || block >= m->layer_to)
         return false;
     for (size_t j = 0; j < N_BLOCK_TENSORS; j++) {
+        unsigned part = block_tensors[j].part;
+
         if (strcmp(end + 1, block_tensors[j].suffix) == 0)
-            return true;
+            return part == 0 || ((m->arch->required | m->arch->optional) & part) != 0;
     }
     return false;
 }
@@ -457,9 +312,10 @@ check_strangers(const struct model *m, struct err *err)
 
         if (!is_known(m, name))
             return err_set(err, CE_EUNSUPPORTED,
-                           "%s: tensor %s has no place in a llama model of blocks %d to "
-                           "%d as this build computes it",
-                           gguf_path(m->file), name, m->layer_from, m->layer_to - 1);
+                           "%s: tensor %s has no place in a %s model of blocks %d to %d "
+                           "as this build computes it",
+                           gguf_path(m->file), name, m->config.arch, m->layer_from,
+                           m->layer_to - 1);
     }
     return 0;
 }
@@ -475,10 +331,11 @@ model_open(struct model **out, const char *path, const char *exits_path, struct 
     *out = NULL;
     if (!m)
         return err_set(err, CE_ENOMEM, "%s: no memory", path);
-    if ((rc = gguf_open(&m->file, path, err)) || (rc = read_config(m, err)) ||
+    if ((rc = gguf_open(&m->file, path, err)) || (rc = model_read_config(m, err)) ||
         (rc = read_range(m, err)) || (rc = check_strangers(m, err)) ||
-        (rc = find_blocks(m, err)) || (rc = find_ends(m, err)) ||
-        (rc = read_fingerprint(m, err)) || (rc = model_load_exits(m, exits_path, err))) {
+        (rc = find_blocks(m, err)) || (rc = find_rope_freqs(m, err)) ||
+        (rc = find_ends(m, err)) || (rc = read_fingerprint(m, err)) ||
+        (rc = model_load_exits(m, exits_path, err))) {
         model_close(m);
         return rc;
     }

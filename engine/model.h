@@ -23,7 +23,7 @@
 #define MODEL_MAX_CANDIDATES 1024 /* of a screen */
 
 struct model_config {
-    char arch[32];  /* "llama" */
+    char arch[32];  /* "llama", "qwen2", ... (model_config.c) */
     char name[128]; /* printable; may be empty */
     int n_layers;   /* L of the whole model, also in a split file */
     int d_model;
@@ -32,21 +32,28 @@ struct model_config {
     int head_dim;
     int d_ff;
     int n_vocab;
-    int n_ctx; /* the model's own context length */
-    int n_rot; /* dimensions of a head that rope turns */
+    int n_ctx;        /* the model's own context length */
+    int n_rot;        /* dimensions of a head that rope turns */
+    bool rope_halves; /* it turns pairs (i, i + n_rot/2), not (2i, 2i + 1) */
+    int rope_skip;    /* > 0: every so manieth block has no rope */
     float rope_base;
+    float rope_factor; /* all frequencies are divided by it; 1: not scaled */
     float norm_eps;
     bool tied_output; /* the output matrix is the embedding matrix */
 };
 
-struct model_block {                       /* of blk.N; every pointer is into the file */
-    const struct gguf_tensor *attn_norm;   /* [d_model] F32 */
-    const struct gguf_tensor *q;           /* [n_heads * head_dim, d_model] */
-    const struct gguf_tensor *k, *v;       /* [n_kv_heads * head_dim, d_model] */
-    const struct gguf_tensor *attn_output; /* [d_model, n_heads * head_dim] */
-    const struct gguf_tensor *ffn_norm;    /* [d_model] F32 */
-    const struct gguf_tensor *gate, *up;   /* [d_ff, d_model] */
-    const struct gguf_tensor *down;        /* [d_model, d_ff] */
+struct model_block {                     /* of blk.N; every pointer is into the file */
+    const struct gguf_tensor *attn_norm; /* [d_model] F32 */
+    const struct gguf_tensor *q;         /* [n_heads * head_dim, d_model] */
+    const struct gguf_tensor *k, *v;     /* [n_kv_heads * head_dim, d_model] */
+    const struct gguf_tensor *q_bias;    /* [n_heads * head_dim] F32; or NULL */
+    const struct gguf_tensor *k_bias, *v_bias; /* [n_kv_heads * head_dim] F32; or NULL */
+    const struct gguf_tensor *q_norm, *k_norm; /* [head_dim] F32; or NULL */
+    const struct gguf_tensor *attn_output;     /* [d_model, n_heads * head_dim] */
+    const struct gguf_tensor *output_bias;     /* [d_model] F32; or NULL */
+    const struct gguf_tensor *ffn_norm;        /* [d_model] F32 */
+    const struct gguf_tensor *gate, *up;       /* [d_ff, d_model] */
+    const struct gguf_tensor *down;            /* [d_model, d_ff] */
 };
 
 enum model_exit_kind {
@@ -66,12 +73,19 @@ struct model_exit {
     const struct gguf_tensor *screen_up;   /* [n_vocab, rank] */
 };
 
+#define MODEL_ROPE_FREQS "rope_freqs.weight"
+
+struct model_arch; /* model_internal.h */
+
 struct model {
+    const struct model_arch *arch;
     struct model_config config;
     struct gguf *file;
     struct gguf *exits_file;              /* NULL when there is none */
     int layer_from, layer_to;             /* blocks present in the file */
     struct model_block *blocks;           /* [n_layers]; members NULL outside the range */
+    const struct gguf_tensor *rope_freqs; /* [n_rot / 2] F32: each frequency of rope is
+                                             divided by its own; NULL: not */
     const struct gguf_tensor *token_embd; /* [n_vocab, d_model]; NULL in a cloud file */
     const struct gguf_tensor *output_norm; /* [d_model]; NULL if absent */
     const struct gguf_tensor *output; /* [n_vocab, d_model]; = token_embd when tied */

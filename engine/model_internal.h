@@ -1,12 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0
- * model_internal.h - what model.c and model_exits.c share.
+ * model_internal.h - what model.c, model_config.c and model_exits.c share.
  *
- * Included by those two and nobody else.
+ * Included by those and nobody else.
  */
 #ifndef CE_ENGINE_MODEL_INTERNAL_H
 #define CE_ENGINE_MODEL_INTERNAL_H
 
 #include "engine/model.h"
+
+/* Tensors of a block that not every architecture has. */
+#define MODEL_PART_QKV_BIAS    1u /* attn_q.bias, attn_k.bias, attn_v.bias */
+#define MODEL_PART_OUTPUT_BIAS 2u /* attn_output.bias */
+#define MODEL_PART_QK_NORM     4u /* attn_q_norm.weight, attn_k_norm.weight */
+
+struct model_arch {
+    const char *name;            /* general.architecture */
+    bool rope_halves;            /* see struct model_config */
+    int rope_skip;               /* likewise */
+    unsigned required, optional; /* MODEL_PART_* */
+};
+
+/* Bounds of what a frequency of rope may be divided by: with both kinds of scaling and
+ * MAX_CTX positions an angle stays in mathfn_sincos's range. */
+#define MODEL_MIN_ROPE_FACTOR 0.125
+#define MODEL_MAX_ROPE_FACTOR 1e6
+
+/* Architecture and configuration from the file's keys; what this build would compute
+ * otherwise than they ask is refused by name. Sets m->arch and m->config, but for
+ * tied_output. */
+int model_read_config(struct model *m, struct err *err) CE_MUSTCHECK;
 
 /* Find a tensor and check it. rows = 0 asks for a vector of `cols` float32 values
  * (norms, biases); otherwise for a [rows, cols] matrix in a format that the kernels

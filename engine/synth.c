@@ -126,11 +126,76 @@ put_vector(struct job *j, const char *name, size_t n, float centre, float spread
     gguf_writer_tensor(j->w, name, GGUF_F32, 1, &n, v);
 }
 
+const char *
+synth_arch_name(int arch)
+{
+    static const char *const names[] = {
+        [SYNTH_LLAMA] = "llama",
+        [SYNTH_QWEN2] = "qwen2",
+        [SYNTH_QWEN3] = "qwen3",
+        [SYNTH_SMOLLM3] = "smollm3",
+    };
+
+    if (arch < 0 || (size_t)arch >= sizeof(names) / sizeof(names[0]))
+        return NULL;
+    return names[arch];
+}
+
+static int
+n_rot_of(const struct synth_params *p)
+{
+    return p->graph.n_rot > 0 ? p->graph.n_rot : p->head_dim;
+}
+
+/* Factors as Llama 3.1's: 1 for the fastest frequencies, 8 for the slowest. */
+static void
+put_rope_freqs(struct job *j)
+{
+    size_t n = (size_t)n_rot_of(j->p) / 2, i;
+    float *v = job_alloc(j, n * sizeof(*v));
+
+    if (v == NULL)
+        return;
+    for (i = 0; i < n; i++)
+        v[i] = 1.0f + 7.0f * (float)i / (float)n;
+    gguf_writer_tensor(j->w, "rope_freqs.weight", GGUF_F32, 1, &n, v);
+}
+
 static const char *
 block_name(char buf[64], int block, const char *part)
 {
     snprintf(buf, 64, "blk.%d.%s.weight", block, part);
     return buf;
+}
+
+static void
+put_block_vector(struct job *j, int block, const char *name, size_t n, float centre,
+                 float spread)
+{
+    char full[64];
+
+    snprintf(full, sizeof(full), "blk.%d.%s", block, name);
+    put_vector(j, full, n, centre, spread);
+}
+
+/* Biases and norms of heads: large enough that leaving one out shows. */
+static void
+put_extras(struct job *j, int i)
+{
+    const struct synth_params *p = j->p;
+    size_t hd = (size_t)p->head_dim, kv = (size_t)p->n_kv_heads * hd;
+
+    if (p->graph.bias || p->graph.arch == SYNTH_QWEN2) {
+        put_block_vector(j, i, "attn_q.bias", (size_t)p->n_heads * hd, 0.0f, 1.0f);
+        put_block_vector(j, i, "attn_k.bias", kv, 0.0f, 1.0f);
+        put_block_vector(j, i, "attn_v.bias", kv, 0.0f, 1.0f);
+    }
+    if (p->graph.bias)
+        put_block_vector(j, i, "attn_output.bias", (size_t)p->d_model, 0.0f, 0.2f);
+    if (p->graph.arch == SYNTH_QWEN3) {
+        put_block_vector(j, i, "attn_q_norm.weight", hd, 1.0f, 0.5f);
+        put_block_vector(j, i, "attn_k_norm.weight", hd, 1.0f, 0.5f);
+    }
 }
 
 static void
@@ -153,6 +218,7 @@ put_block(struct job *j, int i)
     put_matrix(j, block_name(name, i, "ffn_up"), p->type, ff, d, 1.5 * in, 0);
     put_matrix(j, block_name(name, i, "ffn_down"), p->type, d, ff, add / sqrt((double)ff),
                0);
+    put_extras(j, i);
 }
 
 /* ---- keys ---- */
@@ -163,23 +229,54 @@ put_str(struct gguf_writer *w, const char *key, const char *value)
     gguf_writer_str(w, key, value, strlen(value));
 }
 
-static void
-put_config(struct gguf_writer *w, const struct synth_params *p)
+/* ARCH.suffix. */
+static const char *
+arch_key(char buf[96], const struct synth_params *p, const char *suffix)
 {
-    put_str(w, "general.architecture", "llama");
-    put_str(w, "general.name", "synthesised");
-    gguf_writer_u32(w, "llama.block_count", (uint32_t)p->n_layers);
-    gguf_writer_u32(w, "llama.context_length", (uint32_t)p->n_ctx);
-    gguf_writer_u32(w, "llama.embedding_length", (uint32_t)p->d_model);
-    gguf_writer_u32(w, "llama.feed_forward_length", (uint32_t)p->d_ff);
-    gguf_writer_u32(w, "llama.attention.head_count", (uint32_t)p->n_heads);
-    gguf_writer_u32(w, "llama.attention.head_count_kv", (uint32_t)p->n_kv_heads);
-    gguf_writer_u32(w, "llama.attention.key_length", (uint32_t)p->head_dim);
-    gguf_writer_u32(w, "llama.attention.value_length", (uint32_t)p->head_dim);
-    gguf_writer_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
-    gguf_writer_u32(w, "llama.rope.dimension_count", (uint32_t)p->head_dim);
-    gguf_writer_f32(w, "llama.rope.freq_base", 10000.0f);
-    gguf_writer_u32(w, "llama.vocab_size", (uint32_t)p->n_vocab);
+    snprintf(buf, 96, "%s.%s", synth_arch_name((int)p->graph.arch), suffix);
+    return buf;
+}
+
+static void
+put_arch_u32(struct job *j, const char *suffix, int value)
+{
+    char key[96];
+
+    gguf_writer_u32(j->w, arch_key(key, j->p, suffix), (uint32_t)value);
+}
+
+static void
+put_arch_f32(struct job *j, const char *suffix, double value)
+{
+    char key[96];
+
+    gguf_writer_f32(j->w, arch_key(key, j->p, suffix), (float)value);
+}
+
+static void
+put_config(struct job *j)
+{
+    const struct synth_params *p = j->p;
+    char key[96];
+
+    put_str(j->w, "general.architecture", synth_arch_name((int)p->graph.arch));
+    put_str(j->w, "general.name", "synthesised");
+    put_arch_u32(j, "block_count", p->n_layers);
+    put_arch_u32(j, "context_length", p->n_ctx);
+    put_arch_u32(j, "embedding_length", p->d_model);
+    put_arch_u32(j, "feed_forward_length", p->d_ff);
+    put_arch_u32(j, "attention.head_count", p->n_heads);
+    put_arch_u32(j, "attention.head_count_kv", p->n_kv_heads);
+    put_arch_u32(j, "attention.key_length", p->head_dim);
+    put_arch_u32(j, "attention.value_length", p->head_dim);
+    put_arch_f32(j, "attention.layer_norm_rms_epsilon", 1e-5);
+    put_arch_u32(j, "rope.dimension_count", n_rot_of(p));
+    put_arch_f32(j, "rope.freq_base", p->graph.rope_base > 0 ? p->graph.rope_base : 1e4);
+    if (p->graph.rope_scale > 0) {
+        put_str(j->w, arch_key(key, p, "rope.scaling.type"), "linear");
+        put_arch_f32(j, "rope.scaling.factor", p->graph.rope_scale);
+    }
+    put_arch_u32(j, "vocab_size", p->n_vocab);
 }
 
 /* ---- checks ---- */
@@ -211,6 +308,9 @@ check_params(const struct synth_params *p, struct err *err)
                        p->n_heads, p->n_kv_heads);
     if (p->head_dim % 2 != 0)
         return err_set(err, CE_EINVAL, "head_dim: %d is odd", p->head_dim);
+    if (n_rot_of(p) % 2 != 0 || n_rot_of(p) > p->head_dim)
+        return err_set(err, CE_EINVAL, "n_rot: %d is not an even part of head_dim %d",
+                       p->graph.n_rot, p->head_dim);
     if (!quant_is_known(p->type))
         return err_set(err, CE_EUNSUPPORTED, "type: %s is not one of " QUANT_TYPES,
                        gguf_type_name(p->type));
@@ -258,8 +358,10 @@ synth_model(const struct synth_params *p, const char *path, struct err *err)
 
     if ((j.rc = check_params(p, err)) != 0 || (j.rc = gguf_writer_new(&j.w, err)) != 0)
         return j.rc;
-    put_config(j.w, p);
+    put_config(&j);
     j.rc = synth_write_vocab(j.w, p->n_vocab, err);
+    if (p->graph.rope_freqs)
+        put_rope_freqs(&j);
     put_matrix(&j, "token_embd.weight", p->type, v, d, 4 / sqrt((double)d), 0);
     for (i = 0; i < p->n_layers; i++)
         put_block(&j, i);

@@ -21,6 +21,19 @@
 
 #define SYNTH_MIN_VOCAB 320 /* specials, bytes and merged pieces */
 
+enum synth_arch { SYNTH_LLAMA, SYNTH_QWEN2, SYNTH_QWEN3, SYNTH_SMOLLM3 };
+
+/* In what a model differs from the plain Llama graph, which is all zeros. */
+struct synth_graph {
+    enum synth_arch arch;
+    bool bias;         /* q, k and v have one (qwen2's always do), and the output matrix
+                          of attention, where the architecture allows it */
+    int n_rot;         /* dimensions that rope turns; 0: the whole head */
+    double rope_base;  /* 0: 10000 */
+    double rope_scale; /* linear scaling's factor; 0: none */
+    bool rope_freqs;   /* factors of Llama 3.1's kind, 1 to 8, as a tensor */
+};
+
 struct synth_params {
     int n_layers;
     int d_model;
@@ -32,7 +45,11 @@ struct synth_params {
     uint32_t type; /* of all matrices: GGUF_F32, F16, Q8_0, Q4_0 or Q4_1 */
     uint64_t seed;
     int n_candidates; /* of each exit's screen; 0: none */
+    struct synth_graph graph;
 };
+
+/* "llama", "qwen2", ...; NULL past the last. */
+const char *synth_arch_name(int arch);
 
 /* 4 blocks, d_model 64, 4 heads of 16 over 2 KV heads, d_ff 128, 512 positions,
  * 320 tokens, tied, F32, seed 1. */

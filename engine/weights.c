@@ -64,14 +64,35 @@ add_vector(struct loader *l, float **to, const struct gguf_tensor *from)
     return 0;
 }
 
+/* Biases and norms of a block that only some architectures have. */
+static int
+add_optional(struct loader *l, struct block_weights *b, const struct model_block *mb)
+{
+    const struct {
+        float **to;
+        const struct gguf_tensor *from;
+    } parts[] = {
+        { &b->q_bias, mb->q_bias }, { &b->k_bias, mb->k_bias },
+        { &b->v_bias, mb->v_bias }, { &b->q_norm, mb->q_norm },
+        { &b->k_norm, mb->k_norm }, { &b->output_bias, mb->output_bias },
+    };
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < sizeof(parts) / sizeof(parts[0]); i++) {
+        if (parts[i].from)
+            rc = add_vector(l, parts[i].to, parts[i].from);
+    }
+    return rc;
+}
+
 static int
 add_block(struct loader *l, struct block_weights *b, const struct model_block *mb)
 {
     int rc;
 
     if ((rc = add_vector(l, &b->attn_norm, mb->attn_norm)) ||
-        (rc = add_matrix(l, &b->q, mb->q)) || (rc = add_matrix(l, &b->k, mb->k)) ||
-        (rc = add_matrix(l, &b->v, mb->v)) ||
+        (rc = add_optional(l, b, mb)) || (rc = add_matrix(l, &b->q, mb->q)) ||
+        (rc = add_matrix(l, &b->k, mb->k)) || (rc = add_matrix(l, &b->v, mb->v)) ||
         (rc = add_matrix(l, &b->attn_output, mb->attn_output)) ||
         (rc = add_vector(l, &b->ffn_norm, mb->ffn_norm)) ||
         (rc = add_matrix(l, &b->gate, mb->gate)) || (rc = add_matrix(l, &b->up, mb->up)))
@@ -305,8 +326,16 @@ void
 weights_free(struct weights *w)
 {
     for (int i = 0; w->blocks && i < w->layer_to - w->layer_from; i++) {
-        free(w->blocks[i].attn_norm);
-        free(w->blocks[i].ffn_norm);
+        struct block_weights *b = &w->blocks[i];
+
+        free(b->attn_norm);
+        free(b->ffn_norm);
+        free(b->q_bias);
+        free(b->k_bias);
+        free(b->v_bias);
+        free(b->q_norm);
+        free(b->k_norm);
+        free(b->output_bias);
     }
     for (int i = 0; i < w->n_exits; i++)
         free(w->exits[i].map_bias);

@@ -27,7 +27,11 @@
 #include "engine/threads.h"
 
 struct block_weights {
-    float *attn_norm, *ffn_norm; /* [d_model] */
+    float *attn_norm, *ffn_norm;     /* [d_model] */
+    float *q_bias, *k_bias, *v_bias; /* [n_heads * head_dim], [n_kv_heads * head_dim]
+                                        twice; NULL where the file has none, as are: */
+    float *q_norm, *k_norm;          /* [head_dim] */
+    float *output_bias;              /* [d_model] */
     struct packed q, k, v, attn_output, gate, up, down;
 };
 

@@ -28,6 +28,19 @@ type_by_name(const char *name, uint32_t *type, struct err *err)
                    name);
 }
 
+static int
+arch_by_name(const char *name, enum synth_arch *arch, struct err *err)
+{
+    for (int i = 0; synth_arch_name(i); i++) {
+        if (strcmp(name, synth_arch_name(i)) == 0) {
+            *arch = (enum synth_arch)i;
+            return 0;
+        }
+    }
+    return err_set(err, CE_EINVAL,
+                   "--arch: \"%s\" is none of llama, qwen2, qwen3, smollm3", name);
+}
+
 /* MODEL.gguf becomes MODEL.exits.gguf, where model_open looks for it. */
 static int
 exits_path(const char *model, char *out, size_t cap, struct err *err)
@@ -65,14 +78,16 @@ cmd_synth(int argc, char **argv)
     struct synth_params p;
     struct options_list exits = { 0 };
     struct err err = { 0 };
-    const char *out = NULL, *type = "F32";
+    const char *out = NULL, *type = "F32", *arch = "llama";
     struct progress_busy *busy;
-    int n, status, rc, width = 64;
+    int n, status, rc, width = 64, rope_base = 10000, rope_scale = 0;
     bool untied = false;
     const struct option_spec specs[] = {
         { "output", 'o', OPTIONS_TEXT, &out, "FILE", "the model file to write", 0, 0 },
         { "type", 0, OPTIONS_TEXT, &type, "NAME",
           "of all matrices: F32 (default), F16, Q8_0, Q4_0, Q4_1", 0, 0 },
+        { "arch", 0, OPTIONS_TEXT, &arch, "NAME",
+          "llama (default), qwen2, qwen3, smollm3", 0, 0 },
         { "layers", 0, OPTIONS_INT, &p.n_layers, "N", "blocks (default 4)", 1, 1024 },
         { "d-model", 0, OPTIONS_INT, &p.d_model, "N", "default 64", 1, 65536 },
         { "heads", 0, OPTIONS_INT, &p.n_heads, "N", "default 4", 1, 1024 },
@@ -83,6 +98,15 @@ cmd_synth(int argc, char **argv)
         { "vocab", 0, OPTIONS_INT, &p.n_vocab, "N", "tokens (default 320, the least)", 1,
           1 << 22 },
         { "untied", 0, OPTIONS_FLAG, &untied, NULL, "an output matrix of its own", 0, 0 },
+        { "biases", 0, OPTIONS_FLAG, &p.graph.bias, NULL,
+          "of q, k, v and of attention's output", 0, 0 },
+        { "n-rot", 0, OPTIONS_INT, &p.graph.n_rot, "N",
+          "dimensions of a head that rope turns (default all)", 2, 1024 },
+        { "rope-base", 0, OPTIONS_INT, &rope_base, "N", "default 10000", 1, 1 << 30 },
+        { "rope-scale", 0, OPTIONS_INT, &rope_scale, "N", "linear rope scaling by N", 1,
+          1024 },
+        { "rope-freqs", 0, OPTIONS_FLAG, &p.graph.rope_freqs, NULL,
+          "a factor for each frequency, as in Llama 3.1", 0, 0 },
         { "seed", 0, OPTIONS_U64, &p.seed, "N", "default 1", 0, 0 },
         { "exits", 0, OPTIONS_LIST, &exits, "L,L",
           "also write exit heads after these blocks, beside FILE", 1, 1023 },
@@ -106,10 +130,13 @@ cmd_synth(int argc, char **argv)
         err_set(&err, CE_EINVAL, "--output is missing");
         return command_usage("synth", &err);
     }
-    if (type_by_name(type, &p.type, &err) != 0)
+    if (type_by_name(type, &p.type, &err) != 0 ||
+        arch_by_name(arch, &p.graph.arch, &err) != 0)
         return command_usage("synth", &err);
     if (untied)
         p.tied = false;
+    p.graph.rope_base = rope_base;
+    p.graph.rope_scale = rope_scale;
     busy = progress_busy_start("synthesising");
     rc = synth(&p, out, &exits, width, &err);
     progress_busy_end(busy);

@@ -43,6 +43,8 @@ partition_needs(const struct partition *p, const char *tensor)
 {
     long block;
 
+    if (strcmp(tensor, MODEL_ROPE_FREQS) == 0)
+        return true;
     if (strcmp(tensor, "token_embd.weight") == 0)
         return p->layer_from == 0 || (p->model->config.tied_output && needs_output(p));
     if (strcmp(tensor, "output.weight") == 0 || strcmp(tensor, "output_norm.weight") == 0)

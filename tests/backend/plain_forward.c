@@ -56,21 +56,37 @@ rms(double *y, const double *x, const struct gguf_tensor *weight, size_t d, int 
 }
 
 static void
-turn(const struct model_config *c, double *x, int n_heads, int n)
+turn(const struct model *m, double *x, int n_heads, int n)
 {
+    const struct model_config *c = &m->config;
+    const float *divisors = m->rope_freqs ? m->rope_freqs->data : NULL;
+    int half = c->n_rot / 2;
+
     for (int p = 0; p < n; p++) {
         for (int h = 0; h < n_heads; h++) {
             double *head = x + (size_t)(p * n_heads + h) * (size_t)c->head_dim;
 
-            for (int i = 0; i < c->n_rot; i += 2) {
-                double angle = p * pow((double)c->rope_base, -(double)i / c->n_rot);
-                double a = head[i], b = head[i + 1];
+            for (int i = 0; i < half; i++) {
+                int first = c->rope_halves ? i : 2 * i;
+                int second = c->rope_halves ? i + half : first + 1;
+                double angle = p * pow((double)c->rope_base, -2.0 * i / c->n_rot) /
+                               (double)c->rope_factor /
+                               (divisors ? (double)divisors[i] : 1);
+                double a = head[first], b = head[second];
 
-                head[i] = a * cos(angle) - b * sin(angle);
-                head[i + 1] = a * sin(angle) + b * cos(angle);
+                head[first] = a * cos(angle) - b * sin(angle);
+                head[second] = a * sin(angle) + b * cos(angle);
             }
         }
     }
+}
+
+/* x[r] += bias for n rows; nothing when it is NULL. */
+static void
+add_bias(double *x, const struct gguf_tensor *bias, int n)
+{
+    for (size_t i = 0; bias && i < (size_t)n * bias->ne[0]; i++)
+        x[i] += (double)((const float *)bias->data)[i % bias->ne[0]];
 }
 
 /* out, q: [n, n_heads, head_dim]; k, v: [n, n_kv_heads, head_dim]. */
@@ -132,8 +148,9 @@ gated(double *out, const struct gguf_tensor *gate, const struct gguf_tensor *up,
 }
 
 static void
-block(struct plain *s, const struct model_block *b)
+block(struct plain *s, int layer)
 {
+    const struct model_block *b = &s->m->blocks[layer];
     const struct model_config *c = &s->m->config;
     size_t d = (size_t)c->d_model, hd = (size_t)c->head_dim, n = (size_t)s->n;
     size_t qd = (size_t)c->n_heads * hd, kd = (size_t)c->n_kv_heads * hd;
@@ -147,10 +164,20 @@ block(struct plain *s, const struct model_block *b)
     product(q, b->q, norm, s->n);
     product(k, b->k, norm, s->n);
     product(v, b->v, norm, s->n);
-    turn(c, q, c->n_heads, s->n);
-    turn(c, k, c->n_kv_heads, s->n);
+    add_bias(q, b->q_bias, s->n);
+    add_bias(k, b->k_bias, s->n);
+    add_bias(v, b->v_bias, s->n);
+    if (b->q_norm)
+        rms(q, q, b->q_norm, hd, s->n * c->n_heads, (double)c->norm_eps);
+    if (b->k_norm)
+        rms(k, k, b->k_norm, hd, s->n * c->n_kv_heads, (double)c->norm_eps);
+    if (c->rope_skip == 0 || (layer + 1) % c->rope_skip != 0) {
+        turn(s->m, q, c->n_heads, s->n);
+        turn(s->m, k, c->n_kv_heads, s->n);
+    }
     attend(c, out, q, k, v, s->n);
     product(y, b->attn_output, out, s->n);
+    add_bias(y, b->output_bias, s->n);
     for (size_t i = 0; i < n * d; i++)
         s->x[i] += y[i];
     rms(norm, s->x, b->ffn_norm, d, s->n, (double)c->norm_eps);
@@ -201,7 +228,7 @@ plain_forward(const struct model *m, const int32_t *tokens, int n, int layers, i
             s.x[(size_t)i * d + j] = (double)row[j];
     }
     for (int l = 0; l < layers; l++)
-        block(&s, &m->blocks[l]);
+        block(&s, l);
     if (exit >= 0 && m->exits[exit].kind == MODEL_EXIT_MLP)
         adapter(&s, &m->exits[exit]);
     rms(s.x, s.x, m->output_norm, d, n, (double)m->config.norm_eps);

@@ -34,15 +34,52 @@ static const struct shape {
     struct synth_params p; /* n_ctx and seed are filled in */
     double tolerance;      /* of a logit, on average, against double precision */
 } shapes[] = {
-    { "GQA 3:1, F32", { 3, 96, 6, 2, 16, 160, 0, 320, true, GGUF_F32, 0, 0 }, 0.005 },
-    { "MHA, odd sizes, F16, untied",
-      { 3, 72, 3, 3, 16, 100, 0, 333, false, GGUF_F16, 0, 0 },
+    { "GQA 3:1, F32",
+      { 3, 96, 6, 2, 16, 160, 0, 320, true, GGUF_F32, 0, 0, { 0 } },
       0.005 },
-    { "MHA, Q8_0", { 4, 64, 4, 4, 16, 96, 0, 320, true, GGUF_Q8_0, 0, 0 }, 0.2 },
+    { "MHA, odd sizes, F16, untied",
+      { 3, 72, 3, 3, 16, 100, 0, 333, false, GGUF_F16, 0, 0, { 0 } },
+      0.005 },
+    { "MHA, Q8_0", { 4, 64, 4, 4, 16, 96, 0, 320, true, GGUF_Q8_0, 0, 0, { 0 } }, 0.2 },
     { "GQA 2:1, Q4_0, untied",
-      { 3, 128, 4, 2, 32, 224, 0, 1500, false, GGUF_Q4_0, 0, 0 },
+      { 3, 128, 4, 2, 32, 224, 0, 1500, false, GGUF_Q4_0, 0, 0, { 0 } },
       0.2 },
-    { "GQA 3:1, Q4_1", { 4, 192, 3, 1, 64, 288, 0, 2100, true, GGUF_Q4_1, 0, 0 }, 0.2 },
+    { "GQA 3:1, Q4_1",
+      { 4, 192, 3, 1, 64, 288, 0, 2100, true, GGUF_Q4_1, 0, 0, { 0 } },
+      0.2 },
+    { "qwen2, F32, linear scaling",
+      { 3,
+        96,
+        6,
+        2,
+        16,
+        160,
+        0,
+        320,
+        true,
+        GGUF_F32,
+        0,
+        0,
+        { .arch = SYNTH_QWEN2, .rope_base = 1e6, .rope_scale = 4 } },
+      0.005 },
+    { "qwen3, Q8_0, wide heads",
+      { 3, 64, 4, 2, 48, 96, 0, 320, true, GGUF_Q8_0, 0, 0, { .arch = SYNTH_QWEN3 } },
+      0.2 },
+    { "smollm3, F16, every bias, factors, part of a head",
+      { 4,
+        72,
+        3,
+        3,
+        32,
+        100,
+        0,
+        333,
+        false,
+        GGUF_F16,
+        0,
+        0,
+        { .arch = SYNTH_SMOLLM3, .bias = true, .n_rot = 20, .rope_freqs = true } },
+      0.005 },
 };
 #define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
 
@@ -139,8 +176,8 @@ test_same_bits(void **state)
 static void
 test_packing_off(void **state)
 {
-    static const struct synth_params wide = { 3, 96, 6,    2,        16, 2000,
-                                              0, 0,  true, GGUF_F32, 0,  0 };
+    static const struct synth_params wide = { 3, 96,   6,        2, 16, 2000, 0,
+                                              0, true, GGUF_F32, 0, 0,  { 0 } };
     struct backend_options o = { .n_threads = 2, .final_head = true };
     struct shape s = { "wide", wide, 0 };
     struct suite_trace packed, off;

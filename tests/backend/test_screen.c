@@ -30,14 +30,15 @@ static const struct shape {
     struct synth_params p;
 } shapes[] = {
     { "F32, all are candidates",
-      { 3, 96, 6, 2, 16, 160, 400, 320, true, GGUF_F32, 5, 320 } },
+      { 3, 96, 6, 2, 16, 160, 400, 320, true, GGUF_F32, 5, 320, { 0 } } },
     { "F16, odd sizes, all",
-      { 3, 72, 3, 3, 16, 100, 400, 333, false, GGUF_F16, 5, 333 } },
-    { "Q8_0, all", { 3, 64, 4, 4, 16, 96, 400, 320, true, GGUF_Q8_0, 5, 320 } },
-    { "Q8_0, a few", { 3, 64, 4, 4, 16, 96, 400, 320, true, GGUF_Q8_0, 5, 23 } },
+      { 3, 72, 3, 3, 16, 100, 400, 333, false, GGUF_F16, 5, 333, { 0 } } },
+    { "Q8_0, all", { 3, 64, 4, 4, 16, 96, 400, 320, true, GGUF_Q8_0, 5, 320, { 0 } } },
+    { "Q8_0, a few", { 3, 64, 4, 4, 16, 96, 400, 320, true, GGUF_Q8_0, 5, 23, { 0 } } },
     { "Q4_1, several chunks",
-      { 3, 192, 3, 1, 64, 288, 400, 2100, true, GGUF_Q4_1, 5, 256 } },
-    { "Q4_0, the most", { 3, 128, 4, 2, 32, 224, 400, 1500, false, GGUF_Q4_0, 5, 1024 } },
+      { 3, 192, 3, 1, 64, 288, 400, 2100, true, GGUF_Q4_1, 5, 256, { 0 } } },
+    { "Q4_0, the most",
+      { 3, 128, 4, 2, 32, 224, 400, 1500, false, GGUF_Q4_0, 5, 1024, { 0 } } },
 };
 #define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
 

@@ -162,9 +162,8 @@ test_sum_up(void **state)
 static void
 test_rounds(void **state)
 {
-    const struct synth_params p = {
-        2, 64, 2, 1, 32, 64, 200, 320, true, GGUF_Q8_0, 5, 0
-    };
+    const struct synth_params p = { 2,   64,   2,         1, 32, 64,   200,
+                                    320, true, GGUF_Q8_0, 5, 0,  { 0 } };
     const struct backend_options o = { .n_threads = 2,
                                        .final_head = true,
                                        .max_seqs = CASES_MAX_BATCH };
@@ -240,8 +239,8 @@ static void
 open_edge(int n_candidates, struct model **m, struct backend **b)
 {
     static const int layers[] = { 1, 3 };
-    const struct synth_params p = { 4,  64,  2,    1,         32, 64,
-                                    40, 320, true, GGUF_Q8_0, 5,  n_candidates };
+    const struct synth_params p = { 4,   64,   2,         1, 32,           64,   40,
+                                    320, true, GGUF_Q8_0, 5, n_candidates, { 0 } };
     const struct backend_options o = { .n_threads = 1,
                                        .final_head = true,
                                        .exit_heads = true,

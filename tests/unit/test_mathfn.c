@@ -112,7 +112,7 @@ test_rope(void **state)
     float c[32], s[32];
 
     (void)state;
-    mathfn_rope_frequencies(f, 64, 100000.0);
+    mathfn_rope_frequencies(f, 64, 100000.0, 1.0, NULL);
     assert_true(f[0] == 1.0);
     for (int i = 0; i < 32; i++)
         assert_true(ulps_of_double(f[i], pow(100000.0, -2.0 * i / 64)) < 16.0);

@@ -6,6 +6,7 @@
  */
 #include "engine/model.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -242,12 +243,21 @@ test_wrong_keys(void **state)
     refused(
         &(struct edit){ .f32_key = "llama.attention.layer_norm_rms_epsilon", .f32 = 2 },
         CE_EFORMAT, "epsilon");
-    refused(&(struct edit){ .f32_key = "llama.rope.scaling.factor", .f32 = 4 },
-            CE_EUNSUPPORTED, "llama.rope.scaling.factor");
+    refused(&(struct edit){ .f32_key = "llama.rope.scaling.factor", .f32 = -4 },
+            CE_EFORMAT, "llama.rope.scaling.factor");
+    refused(&(struct edit){ .f32_key = "llama.rope.scale_linear", .f32 = NAN },
+            CE_EFORMAT, "llama.rope.scale_linear");
+    refused(&(struct edit){ .f32_key = "llama.rope.scaling.yarn_log_multiplier",
+                            .f32 = 0.1f },
+            CE_EUNSUPPORTED, "llama.rope.scaling.yarn_log_multiplier");
+    refused(&(struct edit){ .u32_key = "llama.rope.scaling.type", .u32 = 1 }, CE_EFORMAT,
+            "llama.rope.scaling.type");
     refused(&(struct edit){ .str_key = "llama.rope.scaling.type", .str = "yarn" },
             CE_EUNSUPPORTED, "yarn");
     refused(&(struct edit){ .str_key = "general.architecture", .str = "mamba" },
             CE_EUNSUPPORTED, "mamba");
+    refused(&(struct edit){ .str_key = "general.architecture", .str = "mamba" },
+            CE_EUNSUPPORTED, "known: llama, qwen2, qwen3, smollm3");
     refused(&(struct edit){ .u32_key = "general.architecture", .u32 = 1 }, CE_EFORMAT,
             "general.architecture");
 }
@@ -279,16 +289,133 @@ test_wrong_tensors(void **state)
                             .type = GGUF_BF16,
                             .ne = { 64, 320 } },
             CE_EUNSUPPORTED, "token_embd.weight");
+    refused(/* zeros */
+            &(struct edit){
+                .tensor = "rope_freqs.weight", .type = GGUF_F32, .ne = { 8 } },
+            CE_EFORMAT, "rope_freqs.weight");
     refused(
-        &(struct edit){ .tensor = "rope_freqs.weight", .type = GGUF_F32, .ne = { 8 } },
-        CE_EUNSUPPORTED, "rope_freqs.weight");
+        &(struct edit){ .tensor = "rope_freqs.weight", .type = GGUF_F32, .ne = { 16 } },
+        CE_EFORMAT, "rope_freqs.weight");
     refused(
-        &(struct edit){ .tensor = "blk.0.attn_q.bias", .type = GGUF_F32, .ne = { 64 } },
-        CE_EUNSUPPORTED, "blk.0.attn_q.bias");
+        &(struct edit){ .tensor = "blk.0.attn_q.bias", .type = GGUF_F32, .ne = { 32 } },
+        CE_EFORMAT, "blk.0.attn_q.bias");
+    refused(&(struct edit){ .tensor = "blk.0.attn_q_norm.weight",
+                            .type = GGUF_F32,
+                            .ne = { 16 } },
+            CE_EUNSUPPORTED, "blk.0.attn_q_norm.weight");
+    refused(&(struct edit){ .tensor = "rope_factors_long.weight",
+                            .type = GGUF_F32,
+                            .ne = { 8 } },
+            CE_EUNSUPPORTED, "rope_factors_long.weight");
     refused(&(struct edit){ .tensor = "blk.4.attn_norm.weight",
                             .type = GGUF_F32,
                             .ne = { 64 } },
             CE_EUNSUPPORTED, "blk.4.attn_norm.weight");
+}
+
+/* ---- architectures ---- */
+
+#define OTHER "test_model_other.gguf"
+
+/* A whole model of this architecture, at OTHER. */
+static struct model *
+make_other(const struct synth_graph *graph)
+{
+    struct synth_params p = params;
+    struct model *m;
+    struct err err;
+
+    p.graph = *graph;
+    if (synth_model(&p, OTHER, &err) != 0 || model_open(&m, OTHER, "none", &err) != 0)
+        fail_msg("%s: %s", synth_arch_name((int)graph->arch), err.text);
+    assert_string_equal(m->config.arch, synth_arch_name((int)graph->arch));
+    return m;
+}
+
+/* OTHER without this tensor is refused with its name. */
+static void
+needs_tensor(const char *tensor)
+{
+    struct err err = { 0 };
+    struct model *m;
+
+    rewrite(OTHER, EDITED, &(struct edit){ .drop_tensor = tensor });
+    assert_int_equal(model_open(&m, EDITED, "none", &err), CE_EFORMAT);
+    if (!strstr(err.text, tensor) || !strstr(err.text, EDITED))
+        fail_msg("\"%s\" does not name %s", err.text, tensor);
+}
+
+static void
+test_architectures(void **state)
+{
+    struct model *m;
+
+    (void)state;
+    m = make_other(&(struct synth_graph){ .arch = SYNTH_QWEN2 });
+    assert_true(m->config.rope_halves && m->config.rope_skip == 0);
+    assert_non_null(m->blocks[3].v_bias);
+    assert_null(m->blocks[3].output_bias);
+    assert_null(m->blocks[3].q_norm);
+    model_close(m);
+    needs_tensor("blk.2.attn_k.bias");
+    m = make_other(&(struct synth_graph){ .arch = SYNTH_QWEN3 });
+    assert_true(m->config.rope_halves);
+    assert_null(m->blocks[0].q_bias);
+    assert_non_null(m->blocks[0].k_norm);
+    model_close(m);
+    needs_tensor("blk.1.attn_q_norm.weight");
+    m = make_other(&(struct synth_graph){ .arch = SYNTH_SMOLLM3 });
+    assert_true(!m->config.rope_halves && m->config.rope_skip == 4);
+    model_close(m);
+    m = make_other(&(struct synth_graph){
+        .bias = true, .n_rot = 8, .rope_scale = 4, .rope_freqs = true });
+    assert_non_null(m->blocks[0].output_bias);
+    assert_int_equal(m->config.n_rot, 8);
+    assert_true(m->config.rope_factor == 4.0f);
+    assert_int_equal(m->rope_freqs->ne[0], 4);
+    model_close(m);
+    unlink(OTHER);
+}
+
+/* An edit that changes nothing that is computed. */
+static struct model *
+accepted(const struct edit *e)
+{
+    struct model *m;
+    struct err err;
+
+    rewrite(WHOLE, EDITED, e);
+    if (model_open(&m, EDITED, "none", &err) != 0)
+        fail_msg("%s", err.text);
+    return m;
+}
+
+static void
+test_harmless_keys(void **state)
+{
+    static const struct edit edits[] = {
+        { .u32_key = "llama.attention.sliding_window", .u32 = 512 },
+        { .u32_key = "llama.attention.sliding_window", .u32 = 0 },
+        { .str_key = "llama.rope.scaling.type", .str = "linear" },
+        { .u32_key = "llama.rope.scaling.original_context_length", .u32 = 128 },
+        { .f32_key = "llama.rope.scaling.factor", .f32 = 1 },
+        { .f32_key = "llama.rope.scaling.factor", .f32 = 0 },
+        { .str_key = "llama.rope.scaling.type",
+          .str = "none",
+          .f32_key = "llama.rope.scaling.factor",
+          .f32 = 8 },
+    };
+    struct model *m;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
+        m = accepted(&edits[i]);
+        assert_true(m->config.rope_factor == 1.0f);
+        model_close(m);
+    }
+    m = accepted(&(struct edit){ .f32_key = "llama.rope.scale_linear", .f32 = 2 });
+    assert_true(m->config.rope_factor == 2.0f);
+    model_close(m);
 }
 
 /* ---- split files ---- */
@@ -438,10 +565,11 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_whole),        cmocka_unit_test(test_missing),
-        cmocka_unit_test(test_wrong_keys),   cmocka_unit_test(test_wrong_tensors),
-        cmocka_unit_test(test_split),        cmocka_unit_test(test_bad_exits),
-        cmocka_unit_test(test_shared_exits),
+        cmocka_unit_test(test_whole),         cmocka_unit_test(test_missing),
+        cmocka_unit_test(test_wrong_keys),    cmocka_unit_test(test_wrong_tensors),
+        cmocka_unit_test(test_split),         cmocka_unit_test(test_bad_exits),
+        cmocka_unit_test(test_shared_exits),  cmocka_unit_test(test_architectures),
+        cmocka_unit_test(test_harmless_keys),
     };
 
     return cmocka_run_group_tests(tests, make_files, drop_files);
