@@ -7,7 +7,7 @@
  * line says which token it would have chosen (argmax), by how much (margin: the
  * largest logit less the second) and how sure it was (confidence: the largest
  * softmax probability). With --all-exits the same is told of every exit head, as
- * argmax_18 and so on.
+ * argmax_18 and so on, and with --logits the whole rows, for comparisons.
  *
  * All heads come from one pass: blocks are run from head to head, the states in
  * between kept for ROWS positions.
@@ -31,6 +31,7 @@ struct head_track {
     int head;        /* HEAD_* */
     int32_t *argmax; /* [n_output] */
     float *margin, *confidence;
+    float *logits; /* [n_output, n_vocab] with --logits, else NULL */
 };
 
 struct score {
@@ -38,6 +39,7 @@ struct score {
     const char *path; /* of the ids */
     struct head_track tracks[MODEL_MAX_EXITS + 1];
     int n_tracks; /* ascending by layer; the final head last */
+    bool logits;
     int32_t *ids; /* prompt then output; [n_ids] */
     int n_ids, n_prompt, n_output;
     int cap;                     /* of ids and of the tracks' arrays */
@@ -85,6 +87,7 @@ release(struct score *s)
         mem_free(s->tracks[i].argmax);
         mem_free(s->tracks[i].margin);
         mem_free(s->tracks[i].confidence);
+        mem_free(s->tracks[i].logits);
     }
     mem_free(s->ids);
     mem_free(s->hidden[0]);
@@ -98,6 +101,7 @@ static int
 reserve(struct score *s, int n, struct err *err)
 {
     size_t room = (size_t)n;
+    size_t row = (size_t)s->loaded.backend->info.n_vocab * sizeof(float);
 
     if (n <= s->cap)
         return 0;
@@ -115,7 +119,9 @@ reserve(struct score *s, int n, struct err *err)
         t->argmax = mem_array_alloc(room, sizeof(*t->argmax));
         t->margin = mem_array_alloc(room, sizeof(*t->margin));
         t->confidence = mem_array_alloc(room, sizeof(*t->confidence));
-        if (!t->argmax || !t->margin || !t->confidence)
+        mem_free(t->logits);
+        t->logits = s->logits ? mem_array_alloc(room, row) : NULL;
+        if (!t->argmax || !t->margin || !t->confidence || (s->logits && !t->logits))
             return err_set(err, CE_ENOMEM, "no memory for %d ids", n);
     }
     s->cap = n;
@@ -194,7 +200,7 @@ static int
 run_rows(struct score *s, int seq, int pos, int n, int n_heads, struct err *err)
 {
     struct backend *b = s->loaded.backend;
-    int rc = 0;
+    int first_output = pos + n - n_heads - (s->n_prompt - 1), rc = 0;
 
     for (int i = 0; rc == 0 && i < s->n_tracks; i++) {
         struct head_track *t = &s->tracks[i];
@@ -215,9 +221,11 @@ run_rows(struct score *s, int seq, int pos, int n, int n_heads, struct err *err)
                                .n_items = 1,
                                .items = &item };
 
+        if (t->logits && n_heads > 0)
+            item.logits = t->logits + (size_t)first_output * (size_t)b->info.n_vocab;
         rc = backend_run(b, &batch, err);
         if (rc == 0)
-            keep_results(s, t, pos + n - n_heads - (s->n_prompt - 1), n_heads);
+            keep_results(s, t, first_output, n_heads);
     }
     return rc;
 }
@@ -257,6 +265,23 @@ set_list(json_t *line, const char *name, const char *suffix, json_t *list)
     json_object_set_new(line, key, list);
 }
 
+/* A list of rows. */
+static json_t *
+logits_list(const struct score *s, const struct head_track *t)
+{
+    size_t n_vocab = (size_t)s->loaded.backend->info.n_vocab;
+    json_t *rows = json_array();
+
+    for (size_t j = 0; j < (size_t)s->n_output; j++) {
+        json_t *row = json_array();
+
+        for (size_t i = 0; i < n_vocab; i++)
+            json_array_append_new(row, json_real((double)t->logits[j * n_vocab + i]));
+        json_array_append_new(rows, row);
+    }
+    return rows;
+}
+
 static int
 print_line(const struct score *s, size_t index, struct err *err)
 {
@@ -275,6 +300,8 @@ print_line(const struct score *s, size_t index, struct err *err)
         set_list(line, "argmax", t->suffix, argmax);
         set_list(line, "margin", t->suffix, margin);
         set_list(line, "confidence", t->suffix, conf);
+        if (t->logits)
+            set_list(line, "logits", t->suffix, logits_list(s, t));
     }
     text = json_dumps(line, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
     json_decref(line);
@@ -336,11 +363,13 @@ cmd_score(int argc, char **argv)
     int n, status, rc;
     const struct option_spec specs[] = { { "all-exits", 0, OPTIONS_FLAG, &all_exits, NULL,
                                            "also ask every exit head", 0, 0 },
+                                         { "logits", 0, OPTIONS_FLAG, &s.logits, NULL,
+                                           "also print every row of logits", 0, 0 },
                                          COMMAND_EXITS_OPTION(&engine.exits),
                                          COMMAND_ENGINE_OPTIONS(&engine),
                                          { 0 } };
     const struct options_page page = {
-        "score FILE IDS.jsonl [--all-exits]",
+        "score FILE IDS.jsonl [--all-exits] [--logits]",
         "For each line {\"prompt_ids\": [...], \"output_ids\": [...]} (-: from stdin) "
         "print\n"
         "a line with the model's argmax, margin and confidence at every output position.",
