@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * digest.c - digest [CPU [THREADS]]: what small models of every format compute, as
- * hashes, to be compared between machines.
+ * digest.c - digest [CPU [THREADS]]: what small models of every format and
+ * architecture compute, as hashes, to be compared between machines.
  *
  * Models are made from a seed (engine/synth.h), so two machines start from the same
  * bytes. Per format it prints the file's SHA-256, the hash of all bits that a prefill
@@ -31,6 +31,48 @@ static const struct format {
     { "Q8_0", { 4, 64, 4, 4, 16, 96, 300, 333, true, GGUF_Q8_0, 13, 64, { 0 } } },
     { "F16", { 4, 72, 3, 3, 16, 100, 300, 333, false, GGUF_F16, 14, 64, { 0 } } },
     { "F32", { 4, 96, 6, 2, 80, 160, 300, 320, true, GGUF_F32, 15, 64, { 0 } } },
+    { "qwen2",
+      { 4,
+        96,
+        6,
+        2,
+        48,
+        160,
+        300,
+        320,
+        true,
+        GGUF_F32,
+        16,
+        64,
+        { .arch = SYNTH_QWEN2, .rope_base = 1e6, .rope_scale = 4 } } },
+    { "qwen3",
+      { 4,
+        64,
+        4,
+        2,
+        32,
+        96,
+        300,
+        333,
+        false,
+        GGUF_Q8_0,
+        17,
+        64,
+        { .arch = SYNTH_QWEN3 } } },
+    { "smollm3",
+      { 4,
+        96,
+        3,
+        3,
+        32,
+        160,
+        300,
+        333,
+        true,
+        GGUF_Q4_1,
+        18,
+        64,
+        { .arch = SYNTH_SMOLLM3, .bias = true, .n_rot = 20, .rope_freqs = true } } },
 };
 
 static void

@@ -143,6 +143,33 @@ class Exactness(Together):
             cloud.stop()
 
 
+class Architectures(Case):
+    """Models that are not of the plain Llama graph, whole and in parts."""
+
+    def test_the_cloud_answers_as_the_whole_model(self):
+        for options in (["--arch", "qwen2", "--untied"],
+                        ["--arch", "qwen3", "--head-dim", "32"],
+                        ["--arch", "smollm3", "--biases", "--rope-freqs"]):
+            with self.subTest(" ".join(options)), \
+                    tempfile.TemporaryDirectory(prefix="cecollm-") as d:
+                model = synth(str(agent_run.BUILD), d, "--layers", "6", "--exits", "2,4",
+                              "--type", "Q8_0", *options)
+                parts = [os.path.join(d, n) for n in ("edge.gguf", "cloud.gguf")]
+                subprocess.run([str(agent_run.BUILD / "cecollm-model"), "split", model,
+                                "--edge", parts[0], "--cloud", parts[1]], check=True,
+                               stdout=subprocess.DEVNULL)
+                how = ["--threads", 1, "--max-tokens", COUNT]
+                whole = answers(PROMPTS, "-m", model, "--mode", "edge-full", *how)
+                cloud = Cloudd(str(agent_run.BUILD), str(agent_run.SRC), parts[1], d)
+                try:
+                    both = answers(PROMPTS, "-m", parts[0], "--theta", "1", "--codec",
+                                   "f32", *how, cloud=cloud)
+                finally:
+                    self.assertEqual(cloud.stop(), 0)
+                for a, b in zip(whole, both):
+                    self.same(a, b)
+
+
 class Screens(Together):
     """The same model, its exits with screens as random as all else."""
 
