@@ -145,6 +145,17 @@ void gguf_writer_f32_array(struct gguf_writer *w, const char *key, const float *
 void gguf_writer_copy_key(struct gguf_writer *w, const struct gguf *from, int i);
 void gguf_writer_tensor(struct gguf_writer *w, const char *name, uint32_t type,
                         int n_dims, const size_t *ne, const void *data);
+/* The same for data that is made while the file is written: `next` is called until the
+ * pieces are as long as the tensor, in the order of the tensors. *piece: [*len] bytes,
+ * at least one, borrowed until the next call; `at` is how many bytes came before. An
+ * error of `next` ends gguf_writer_finish with it. */
+typedef int gguf_piece_fn(void *arg, size_t at, const void **piece, size_t *len,
+                          struct err *err);
+void gguf_writer_tensor_pieces(struct gguf_writer *w, const char *name, uint32_t type,
+                               int n_dims, const size_t *ne, gguf_piece_fn *next,
+                               void *arg);
+/* Bytes of the file as far as it was given. */
+int gguf_writer_size(struct gguf_writer *w, uint64_t *bytes, struct err *err);
 int gguf_writer_finish(struct gguf_writer *w, const char *path, struct err *err);
 void gguf_writer_free(struct gguf_writer *w);
 

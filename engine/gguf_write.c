@@ -5,9 +5,10 @@
  * pointer; gguf_writer_finish puts both into PATH.tmp and renames it. What
  * went wrong earlier (no memory, a name that gguf.c would refuse, a shape that
  * does not fit its format) is kept and reported there, so that callers can
- * write a page of keys without a check after each.
+ * write a page of keys without a check after each. A tensor may also come in pieces
+ * that its owner makes when they are due: then no more than a piece is in memory.
  *
- * Used by: cecollm-model split and synth, exit-head training, tests.
+ * Used by: cecollm-model split, quantize and synth, exit-head training, tests.
  * Thread:  one writer belongs to one thread.
  */
 #include "engine/gguf.h"
@@ -34,7 +35,9 @@ struct tensor_entry {
     uint32_t type;
     int n_dims;
     size_t ne[4];
-    const void *data; /* borrowed until finish */
+    const void *data;    /* borrowed until finish; NULL: `next` makes it */
+    gguf_piece_fn *next; /* with its argument */
+    void *arg;
     size_t size_bytes;
 };
 
@@ -241,18 +244,18 @@ tensor_size(const struct tensor_entry *t, size_t *size)
     return 0;
 }
 
-void
-gguf_writer_tensor(struct gguf_writer *w, const char *name, uint32_t type, int n_dims,
-                   const size_t *ne, const void *data)
+static void
+add_tensor(struct gguf_writer *w, struct tensor_entry t, const char *name,
+           const size_t *ne)
 {
-    struct tensor_entry t = { .type = type, .n_dims = n_dims, .data = data }, *p;
+    struct tensor_entry *p;
     int i;
 
-    for (i = 0; i < n_dims && i < 4; i++)
+    for (i = 0; i < t.n_dims && i < 4; i++)
         t.ne[i] = ne[i];
     if (w->err.code == 0 && tensor_size(&t, &t.size_bytes) != 0)
         err_set(&w->err, CE_EINVAL, "tensor %s: this shape cannot be stored as %s", name,
-                gguf_type_name(type));
+                gguf_type_name(t.type));
     t.name = copy_name(w, name);
     if (t.name == NULL)
         return;
@@ -264,6 +267,24 @@ gguf_writer_tensor(struct gguf_writer *w, const char *name, uint32_t type, int n
     }
     w->tensors = p;
     w->tensors[w->n_tensors++] = t;
+}
+
+void
+gguf_writer_tensor(struct gguf_writer *w, const char *name, uint32_t type, int n_dims,
+                   const size_t *ne, const void *data)
+{
+    struct tensor_entry t = { .type = type, .n_dims = n_dims, .data = data };
+
+    add_tensor(w, t, name, ne);
+}
+
+void
+gguf_writer_tensor_pieces(struct gguf_writer *w, const char *name, uint32_t type,
+                          int n_dims, const size_t *ne, gguf_piece_fn *next, void *arg)
+{
+    struct tensor_entry t = { .type = type, .n_dims = n_dims, .next = next, .arg = arg };
+
+    add_tensor(w, t, name, ne);
 }
 
 /* ---- the file ---- */
@@ -339,23 +360,53 @@ encode_head(struct gguf_writer *w, struct bytes *head)
     put(w, head, zeros, padding(head->len));
 }
 
-static bool
-write_all(FILE *f, const struct gguf_writer *w, const struct bytes *head)
+static int
+write_pieces(FILE *f, const struct tensor_entry *t, const char *tmp, struct err *err)
+{
+    size_t at = 0;
+
+    while (at < t->size_bytes) {
+        const void *piece = NULL;
+        size_t len = 0;
+        int rc = t->next(t->arg, at, &piece, &len, err);
+
+        if (rc != 0)
+            return rc;
+        if (len == 0 || len > t->size_bytes - at)
+            return err_set(err, CE_EINTERNAL, "%s: tensor %s: a piece of %zu bytes", tmp,
+                           t->name, len);
+        if (fwrite(piece, 1, len, f) != len)
+            return err_set(err, CE_EIO, "%s: %s", tmp, strerror(errno));
+        at += len;
+    }
+    return 0;
+}
+
+static int
+write_all(FILE *f, const struct gguf_writer *w, const struct bytes *head, const char *tmp,
+          struct err *err)
 {
     static const unsigned char zeros[ALIGNMENT];
     size_t i, pad;
+    int rc;
 
     if (fwrite(head->data, 1, head->len, f) != head->len)
-        return false;
+        goto failed;
     for (i = 0; i < w->n_tensors; i++) {
         const struct tensor_entry *t = &w->tensors[i];
 
         pad = padding(t->size_bytes);
-        if (fwrite(t->data, 1, t->size_bytes, f) != t->size_bytes ||
-            fwrite(zeros, 1, pad, f) != pad)
-            return false;
+        if (t->next && (rc = write_pieces(f, t, tmp, err)))
+            return rc;
+        if (!t->next && fwrite(t->data, 1, t->size_bytes, f) != t->size_bytes)
+            goto failed;
+        if (fwrite(zeros, 1, pad, f) != pad)
+            goto failed;
     }
-    return fflush(f) == 0 && fsync(fileno(f)) == 0;
+    if (fflush(f) == 0 && fsync(fileno(f)) == 0)
+        return 0;
+failed:
+    return err_set(err, CE_EIO, "%s: %s", tmp, strerror(errno));
 }
 
 static int
@@ -375,8 +426,7 @@ write_file(const struct gguf_writer *w, const struct bytes *head, const char *pa
         rc = err_set(err, CE_EIO, "%s: %s", tmp, strerror(errno));
         goto out;
     }
-    if (!write_all(f, w, head))
-        rc = err_set(err, CE_EIO, "%s: %s", tmp, strerror(errno));
+    rc = write_all(f, w, head, tmp, err);
     if (fclose(f) != 0 && rc == 0)
         rc = err_set(err, CE_EIO, "%s: %s", tmp, strerror(errno));
     if (rc == 0 && rename(tmp, path) != 0)
@@ -386,6 +436,20 @@ write_file(const struct gguf_writer *w, const struct bytes *head, const char *pa
 out:
     free(tmp);
     return rc;
+}
+
+int
+gguf_writer_size(struct gguf_writer *w, uint64_t *bytes, struct err *err)
+{
+    struct bytes head = { 0 };
+    size_t i;
+
+    encode_head(w, &head);
+    *bytes = head.len;
+    for (i = 0; i < w->n_tensors; i++) /* encode_head has seen that this is no overflow */
+        *bytes += w->tensors[i].size_bytes + padding(w->tensors[i].size_bytes);
+    free(head.data);
+    return w->err.code == 0 ? 0 : err_set(err, w->err.code, "%s", w->err.text);
 }
 
 int

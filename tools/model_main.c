@@ -20,6 +20,7 @@ static const struct command commands[] = {
     { "score", "teacher-forced predictions for given ids", cmd_score },
     { "bench", "speed, beside the machine's limit and llama.cpp", cmd_bench },
     { "fit-screens", "make the screens of a model's exits", cmd_fit_screens },
+    { "quantize", "write a model in another format", cmd_quantize },
     { "synth", "write a model of random weights", cmd_synth },
 };
 #define N_COMMANDS (sizeof(commands) / sizeof(commands[0]))

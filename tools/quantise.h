@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * quantise.h - a model's weights in another format: which tensor gets which, and
+ * writing the file.
+ *
+ * Matrices are encoded; vectors (norms, biases, frequencies) and what belongs to exit
+ * heads are copied. The embedding and the output matrix may have a format of their own:
+ * they decide about single tokens, and suffer most from few bits. Rows that are not
+ * whole blocks of a format take the next one that fits.
+ *
+ * Memory: one piece of a tensor (a few MiB) and two rows a thread, whatever the model's
+ * size. The bytes are the same for any number of threads.
+ *
+ * Thread: one owner.
+ */
+#ifndef CE_TOOLS_QUANTISE_H
+#define CE_TOOLS_QUANTISE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "engine/gguf.h"
+#include "engine/threads.h"
+
+struct quantise_item {
+    const struct gguf_tensor *from; /* in the source file */
+    uint32_t type;                  /* as written; that of `from` when copied */
+    bool copied;
+    bool fell_back;         /* the rows are not whole blocks of the format asked for */
+    double error2, values2; /* sums of squares, after quantise_write: what encoding
+                               changed, and what was there */
+};
+
+struct quantise_plan {
+    const struct gguf *file; /* borrowed */
+    uint32_t type, output_type;
+    int n; /* tensors, in the file's order */
+    struct quantise_item *items;
+    bool twice; /* some matrices come from fewer than 8 bits, and lose again */
+};
+
+/* May weights be stored in this format? Whatever the engine can encode. */
+bool quantise_can_encode(uint32_t type);
+
+/* The format called `name`, case ignored. CE_EINVAL with the names there are, after
+ * `option`. */
+int quantise_find_type(const char *option, const char *name, uint32_t *type,
+                       struct err *err) CE_MUSTCHECK;
+
+/* Names of the formats, "F32, F16, ..."; returns out. */
+char *quantise_type_names(char *out, size_t cap);
+
+/* The format of embedding and output matrix when nobody chose one: that of the other
+ * matrices, but at least 8 bits. */
+uint32_t quantise_output_type(uint32_t type);
+
+/* Decide about every tensor. CE_EUNSUPPORTED for a tensor that cannot be decoded. */
+int quantise_plan_make(struct quantise_plan *plan, const struct gguf *file, uint32_t type,
+                       uint32_t output_type, struct err *err) CE_MUSTCHECK;
+void quantise_plan_free(struct quantise_plan *plan); /* accepts an empty one */
+
+/* Write PATH.tmp and rename it to `path`. CE_EINVAL names the tensor, row and column of
+ * a value that is not finite or beyond the format; CE_EIO, also when there is not space
+ * enough. Nothing stays behind then. */
+int quantise_write(struct quantise_plan *plan, const char *path, struct threads *pool,
+                   struct err *err) CE_MUSTCHECK;
+
+#endif
