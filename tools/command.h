@@ -37,6 +37,7 @@ int cmd_bench(int argc, char **argv);
 int cmd_synth(int argc, char **argv);
 int cmd_fit_screens(int argc, char **argv);
 int cmd_quantize(int argc, char **argv);
+int cmd_verify(int argc, char **argv);
 
 /* Parse a command's options. Returns true when the command should go on; false when
  * it is over, with *status to return (help was shown, or the line was wrong). */

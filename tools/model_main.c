@@ -14,6 +14,8 @@
 
 static const struct command commands[] = {
     { "info", "what a model file holds, and what its parts would need", cmd_info },
+    { "verify", "check a file: will it load, is it whole, are its weights numbers",
+      cmd_verify },
     { "split", "write the edge's and the cloud's part of a model", cmd_split },
     { "tokenize", "text to token ids and back", cmd_tokenize },
     { "ppl", "perplexity of a text", cmd_ppl },
