@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * cmd_info.c - cecollm-model info: what a file holds, on one page.
  *
- * Bytes are those of the file; a backend may pack weights into a little more. KV
- * is counted per 1,000 positions of one sequence, in float16, so that it can be
- * multiplied by hand.
+ * Shape, formats, exits and vocabulary are here; how the graph differs from the plain
+ * one in traits.c, the memory of the parts in splits.c.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,24 +11,18 @@
 #include "tools/command.h"
 #include "tools/partition.h"
 #include "tools/progress.h"
+#include "tools/splits.h"
+#include "tools/traits.h"
 #include "tools/units.h"
 
 #include "engine/tokenizer.h"
 
-#define MAX_FORMATS  16
-#define MAX_SPLITS   (MODEL_MAX_EXITS + 2)
-#define KV_POSITIONS 1000
+#define MAX_FORMATS 16
 
 struct format_sum {
     uint32_t type; /* enum gguf_type */
     int n_tensors;
     uint64_t n_weights, size_bytes;
-};
-
-/* One way to cut the model. */
-struct split_row {
-    int cloud_from, edge_to;
-    size_t edge_weights, edge_kv, cloud_weights, cloud_kv; /* bytes */
 };
 
 struct info {
@@ -39,8 +32,8 @@ struct info {
     struct format_sum formats[MAX_FORMATS];
     int n_formats;
     uint64_t n_weights, n_embd;
-    struct split_row splits[MAX_SPLITS];
-    int n_splits;
+    struct traits traits;
+    struct splits splits;
     struct partition whole; /* what the file holds */
     char fingerprint[65];
 };
@@ -60,7 +53,7 @@ sum_formats(struct info *in)
         while (f < in->n_formats && in->formats[f].type != t->type)
             f++;
         if (f == MAX_FORMATS)
-            continue; /* model.c computes five */
+            continue; /* there are not so many */
         if (f == in->n_formats)
             in->formats[in->n_formats++].type = t->type;
         in->formats[f].n_tensors++;
@@ -72,27 +65,9 @@ sum_formats(struct info *in)
     }
 }
 
-static void
-add_split(struct info *in, int cloud_from, int edge_to)
-{
-    const struct model *m = in->model;
-    struct partition edge = { m, 0, edge_to, true };
-    struct partition cloud = { m, cloud_from, m->config.n_layers, false };
-    struct split_row *r;
-
-    if (in->n_splits == MAX_SPLITS)
-        return;
-    r = &in->splits[in->n_splits++];
-    *r = (struct split_row){ cloud_from,
-                             edge_to,
-                             partition_weight_bytes(&edge),
-                             partition_kv_bytes(&edge, KV_POSITIONS),
-                             partition_weight_bytes(&cloud),
-                             partition_kv_bytes(&cloud, KV_POSITIONS) };
-}
-
 static int
-gather(struct info *in, const char *path, const char *exits, int split, struct err *err)
+gather(struct info *in, const char *path, const char *exits, enum splits_choice choice,
+       int split, struct err *err)
 {
     struct progress_busy *busy = progress_busy_start("reading");
     int rc = model_open(&in->model, path, exits, err);
@@ -109,15 +84,8 @@ gather(struct info *in, const char *path, const char *exits, int split, struct e
     model_fingerprint_text(m, in->fingerprint);
     in->whole = (struct partition){ m, m->layer_from, m->layer_to, true };
     sum_formats(in);
-    if (m->layer_from != 0 || m->layer_to != m->config.n_layers)
-        return 0; /* a part is not split again */
-    for (int i = 0; i < m->n_exits; i++)
-        add_split(in, m->exits[i].layer, m->exits[i].layer);
-    if (m->n_exits > 1)
-        add_split(in, m->exits[0].layer, m->exits[m->n_exits - 1].layer);
-    if (split > 0)
-        add_split(in, split, split);
-    return 0;
+    traits_read(&in->traits, m);
+    return splits_make(&in->splits, m, choice, split, err);
 }
 
 static const char *
@@ -133,13 +101,23 @@ screen_rank(const struct model_exit *e)
     return e->n_candidates > 0 ? (int)e->screen_down->ne[1] : 0;
 }
 
+static double
+bits_per_weight(const struct info *in)
+{
+    double bytes = 0;
+
+    for (int i = 0; i < in->n_formats; i++)
+        bytes += (double)in->formats[i].size_bytes;
+    return in->n_weights > 0 ? 8 * bytes / (double)in->n_weights : 0;
+}
+
 /* ---- for people ---- */
 
 static void
 print_shape(const struct info *in)
 {
     const struct model_config *c = &in->model->config;
-    char a[UNITS_TEXT], b[UNITS_TEXT];
+    char a[UNITS_TEXT], b[UNITS_TEXT], graph[300];
 
     printf("%s (%s)\n", c->name[0] ? c->name : "unnamed", c->arch);
     printf("  file         %s, %s\n", gguf_path(in->model->file),
@@ -151,11 +129,12 @@ print_shape(const struct info *in)
     if (in->model->layer_from != 0 || in->model->layer_to != c->n_layers)
         printf("  part         blocks %d to %d\n", in->model->layer_from,
                in->model->layer_to - 1);
-    printf("  context      %s positions, rope base %g over %d dimensions\n",
-           units_count(a, (uint64_t)c->n_ctx), (double)c->rope_base, c->n_rot);
-    printf("  weights      %s, of which %s embedding%s\n",
+    printf("  context      %s positions\n", units_count(a, (uint64_t)c->n_ctx));
+    printf("  graph        %s\n",
+           traits_text(graph, sizeof(graph), &in->traits, in->model));
+    printf("  weights      %s, of which %s embedding%s; %.2f bits each\n",
            units_amount(a, (double)in->n_weights), units_amount(b, (double)in->n_embd),
-           c->tied_output ? " (also the output matrix)" : "");
+           c->tied_output ? " (also the output matrix)" : "", bits_per_weight(in));
     for (int i = 0; i < in->n_formats; i++) {
         const struct format_sum *f = &in->formats[i];
 
@@ -164,8 +143,8 @@ print_shape(const struct info *in)
                units_bytes(b, (double)f->size_bytes), f->n_tensors);
     }
     printf("  KV cache     %s per %d positions\n",
-           units_bytes(a, (double)partition_kv_bytes(&in->whole, KV_POSITIONS)),
-           KV_POSITIONS);
+           units_bytes(a, (double)partition_kv_bytes(&in->whole, SPLITS_KV_POSITIONS)),
+           SPLITS_KV_POSITIONS);
 }
 
 static void
@@ -195,6 +174,16 @@ print_tokenizer(const struct info *in)
 }
 
 static void
+print_template(const struct info *in)
+{
+    const struct traits *t = &in->traits;
+
+    printf("  chat         %s\n", t->chat_template[0]    ? t->chat_template
+                                  : t->has_chat_template ? "a template that is not known"
+                                                         : "no template");
+}
+
+static void
 print_exits(const struct info *in)
 {
     const struct model *m = in->model;
@@ -219,32 +208,6 @@ print_exits(const struct info *in)
         if (e->n_candidates > 0)
             printf(", screen: rank %d, %d candidates", screen_rank(e), e->n_candidates);
         printf("\n");
-    }
-}
-
-static void
-print_splits(const struct info *in)
-{
-    char a[UNITS_TEXT], b[UNITS_TEXT], c[UNITS_TEXT], d[UNITS_TEXT];
-
-    if (in->n_splits == 0)
-        return;
-    printf("\n  Memory when split           edge: weights   KV/%d   cloud: weights   "
-           "KV/%d\n",
-           KV_POSITIONS, KV_POSITIONS);
-    for (int i = 0; i < in->n_splits; i++) {
-        const struct split_row *r = &in->splits[i];
-        char name[40];
-
-        if (r->cloud_from == r->edge_to)
-            snprintf(name, sizeof(name), "after block %d", r->cloud_from);
-        else
-            snprintf(name, sizeof(name), "edge to %d, cloud from %d", r->edge_to,
-                     r->cloud_from);
-        printf(
-            "  %-24s %14s %9s %16s %9s\n", name, units_bytes(a, (double)r->edge_weights),
-            units_bytes(b, (double)r->edge_kv), units_bytes(c, (double)r->cloud_weights),
-            units_bytes(d, (double)r->cloud_kv));
     }
 }
 
@@ -284,22 +247,13 @@ json_exits(const struct info *in)
 }
 
 static json_t *
-json_splits(const struct info *in)
+json_graph(const struct traits *t)
 {
-    json_t *a = json_array();
-
-    for (int i = 0; i < in->n_splits; i++) {
-        const struct split_row *r = &in->splits[i];
-
-        json_array_append_new(
-            a, json_pack("{s:i, s:i, s:I, s:I, s:I, s:I}", "cloud_from", r->cloud_from,
-                         "edge_to", r->edge_to, "edge_weight_bytes",
-                         (json_int_t)r->edge_weights, "edge_kv_bytes_per_1000",
-                         (json_int_t)r->edge_kv, "cloud_weight_bytes",
-                         (json_int_t)r->cloud_weights, "cloud_kv_bytes_per_1000",
-                         (json_int_t)r->cloud_kv));
-    }
-    return a;
+    return json_pack("{s:s, s:s, s:f, s:f, s:b, s:b}", "rope_order",
+                     t->rope_halves ? "halves" : "neighbours", "rope_scaling",
+                     t->rope_scaling, "rope_factor", t->rope_factor,
+                     "rope_original_context", t->rope_original_context, "biases",
+                     (int)t->biases, "qk_norm", (int)t->qk_norm);
 }
 
 static json_t *
@@ -327,13 +281,17 @@ info_json(const struct info *in)
         "norm_eps", (double)c->norm_eps, "tied_output", (int)c->tied_output);
 
     return json_pack(
-        "{s:s, s:I, s:s, s:s, s:s, s:o, s:i, s:i, s:I, s:o, s:I, s:o, s:o, s:o}", "file",
-        gguf_path(m->file), "file_bytes", (json_int_t)gguf_size_bytes(m->file),
+        "{s:s, s:I, s:s, s:s, s:s, s:o, s:o, s:i, s:i, s:I, s:f, s:o, s:I, s:o, s:s, "
+        "s:o, s:I, s:o}",
+        "file", gguf_path(m->file), "file_bytes", (json_int_t)gguf_size_bytes(m->file),
         "fingerprint", in->fingerprint, "name", c->name, "architecture", c->arch, "shape",
-        shape, "layer_from", m->layer_from, "layer_to", m->layer_to, "weights",
-        (json_int_t)in->n_weights, "formats", json_formats(in), "kv_bytes_per_1000",
-        (json_int_t)partition_kv_bytes(&in->whole, KV_POSITIONS), "tokenizer",
-        json_tokenizer(in), "exits", json_exits(in), "splits", json_splits(in));
+        shape, "graph", json_graph(&in->traits), "layer_from", m->layer_from, "layer_to",
+        m->layer_to, "weights", (json_int_t)in->n_weights, "bits_per_weight",
+        bits_per_weight(in), "formats", json_formats(in), "kv_bytes_per_1000",
+        (json_int_t)partition_kv_bytes(&in->whole, SPLITS_KV_POSITIONS), "tokenizer",
+        json_tokenizer(in), "chat_template", in->traits.chat_template, "exits",
+        json_exits(in), "upload_bytes_per_token", (json_int_t)splits_upload_bytes(m),
+        "splits", splits_json(&in->splits));
 }
 
 int
@@ -341,33 +299,41 @@ cmd_info(int argc, char **argv)
 {
     struct info in = { 0 };
     struct err err = { 0 };
-    const char *exits = NULL;
+    const char *exits = NULL, *splits = "exits";
+    enum splits_choice choice;
     int split = 0, n, status, rc;
     bool json = false;
     const struct option_spec specs[] = {
+        { "splits", 0, OPTIONS_TEXT, &splits, "exits|all|none",
+          "memory when split after these blocks (default: exits)", 0, 0 },
         { "split", 0, OPTIONS_INT, &split, "L",
           "also show the memory of a split after block L", 1, 1024 },
         COMMAND_EXITS_OPTION(&exits),
         { "json", 0, OPTIONS_FLAG, &json, NULL, "for programs", 0, 0 },
         { 0 }
     };
-    const struct options_page page = { "info FILE [--split L] [--json]",
-                                       "Show a model's shape, formats, exits and "
-                                       "identity, and the memory that edge and\n"
-                                       "cloud need when it is split.",
-                                       specs, 1, 1 };
+    const struct options_page page = {
+        "info FILE [--splits exits|all|none] [--split L] [--json]",
+        "Show a model's shape, graph, formats, vocabulary, exits and identity, and the\n"
+        "memory that edge and cloud need when it is split.",
+        specs, 1, 1
+    };
 
     if (!command_options(&page, argc, argv, &n, &status))
         return status;
-    rc = gather(&in, argv[1], exits, split, &err);
+    if (splits_find_choice(splits, &choice, &err) != 0)
+        return command_usage("info", &err);
+    rc = gather(&in, argv[1], exits, choice, split, &err);
     if (rc == 0 && json) {
         rc = command_print_json(info_json(&in), true, &err);
     } else if (rc == 0) {
         print_shape(&in);
         print_tokenizer(&in);
+        print_template(&in);
         print_exits(&in);
-        print_splits(&in);
+        splits_print(&in.splits);
     }
+    splits_free(&in.splits);
     tokenizer_free(in.tokenizer);
     model_close(in.model);
     return rc == 0 ? COMMAND_OK : command_failed("info", &err);
