@@ -1,16 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * tokenizer_encode.c - text to ids: special tokens first, then words, then merges.
- *
- * Merging a word: its symbols form a linked list, first one per byte; every pair of
- * neighbours that has a merge waits in a binary heap, ordered by rank, then place.
- * The best is taken, its right symbol drops out, the two new pairs enter. An entry
- * is one number, rank << 32 | place of the left symbol; whether it is still true is
- * seen by looking the pair up again (ranks are unique). So a word of n bytes costs
- * n log n, also one of a megabyte, and the order of merges is that of the
- * definition: lowest rank first, leftmost among equals.
- *
- * Special tokens are found by narrowing a sorted list one byte at a time, so their
- * number does not matter; the longest at a place wins.
+ * tokenizer_encode.c - text to ids: special tokens first, then what lies between them
+ * by the vocabulary's kind (tokenizer_bpe.c, tokenizer_spm.c); the heap of both.
  *
  * Thread: any; all state is the call's own.
  */
@@ -19,37 +9,10 @@
 
 #include "engine/tokenizer_internal.h"
 
-#define NOWHERE UINT32_MAX
-
-struct symbol {
-    int32_t id; /* -1: merged into the symbol on its left */
-    uint32_t prev, next;
-};
-
-/* One call of tokenizer_encode*. */
-struct encoder {
-    const struct tokenizer *t;
-    int32_t *ids;
-    size_t cap, n;
-    struct symbol *symbols;
-    size_t symbols_cap;
-    uint64_t *heap;
-    size_t heap_cap, heap_n;
-    struct err *err;
-};
-
-static void
-emit(struct encoder *e, int32_t id)
-{
-    if (e->n < e->cap)
-        e->ids[e->n] = id;
-    e->n++;
-}
-
 /* ---- heap of pairs, least first ---- */
 
-static void
-heap_push(struct encoder *e, uint64_t v)
+void
+encoder_push(struct encoder *e, uint64_t v)
 {
     size_t i = e->heap_n++, parent;
 
@@ -60,8 +23,8 @@ heap_push(struct encoder *e, uint64_t v)
     e->heap[i] = v;
 }
 
-static uint64_t
-heap_pop(struct encoder *e)
+uint64_t
+encoder_pop(struct encoder *e)
 {
     uint64_t least = e->heap[0], v = e->heap[--e->heap_n];
     size_t i = 0, child;
@@ -78,25 +41,21 @@ heap_pop(struct encoder *e)
     return least;
 }
 
-/* ---- one word ---- */
-
-/* Room for a word of len bytes: each merge takes one pair and adds two, so at most
- * len - 1 + len - 1 are in the heap. */
-static int
-reserve(struct encoder *e, size_t len)
+int
+encoder_reserve(struct encoder *e, size_t n)
 {
     struct symbol *symbols;
     uint64_t *heap;
-    size_t cap = len < 64 ? 64 : len;
+    size_t cap = n < 64 ? 64 : n;
 
-    if (len > e->symbols_cap) {
+    if (n > e->symbols_cap) {
         symbols = realloc(e->symbols, cap * sizeof(*symbols));
         if (symbols == NULL)
             return CE_ENOMEM;
         e->symbols = symbols;
         e->symbols_cap = cap;
     }
-    if (2 * len > e->heap_cap) {
+    if (2 * n > e->heap_cap) {
         heap = realloc(e->heap, 2 * cap * sizeof(*heap));
         if (heap == NULL)
             return CE_ENOMEM;
@@ -106,149 +65,15 @@ reserve(struct encoder *e, size_t len)
     return 0;
 }
 
-static const struct merge *
-merge_at(const struct encoder *e, uint32_t left)
-{
-    const struct symbol *s = &e->symbols[left];
-
-    if (s->id < 0 || s->next == NOWHERE)
-        return NULL;
-    return find_merge(e->t, s->id, e->symbols[s->next].id);
-}
-
-static void
-offer(struct encoder *e, uint32_t left)
-{
-    const struct merge *m = merge_at(e, left);
-
-    if (m != NULL)
-        heap_push(e, (uint64_t)m->rank << 32 | left);
-}
-
-static void
-merge_all(struct encoder *e)
-{
-    const struct merge *m;
-    struct symbol *left, *right;
-    uint32_t at;
-    uint64_t v;
-
-    while (e->heap_n > 0) {
-        v = heap_pop(e);
-        at = (uint32_t)v;
-        m = merge_at(e, at);
-        if (m == NULL || m->rank != (uint32_t)(v >> 32))
-            continue; /* one of the two has merged elsewhere meanwhile */
-        left = &e->symbols[at];
-        right = &e->symbols[left->next];
-        left->id = m->merged;
-        left->next = right->next;
-        right->id = -1;
-        if (left->next != NOWHERE)
-            e->symbols[left->next].prev = at;
-        offer(e, at);
-        if (left->prev != NOWHERE)
-            offer(e, left->prev);
-    }
-}
-
-static int
-encode_word(void *ctx, const char *word, size_t len)
-{
-    struct encoder *e = ctx;
-    int32_t whole;
-    uint32_t i;
-
-    if (split_whole_words(e->t->split) &&
-        (whole = tokenizer_find_word(e->t, word, len)) >= 0) {
-        emit(e, whole);
-        return 0;
-    }
-    if (reserve(e, len) != 0)
-        return err_set(e->err, CE_ENOMEM, "no memory to encode a word of %zu bytes", len);
-    for (i = 0; i < len; i++) {
-        unsigned char byte = (unsigned char)word[i];
-
-        e->symbols[i] = (struct symbol){ e->t->byte_token[byte], i - 1, i + 1 };
-        if (e->symbols[i].id < 0)
-            return err_set(e->err, CE_EFORMAT,
-                           "the vocabulary has no token for byte 0x%02x", byte);
-    }
-    e->symbols[0].prev = NOWHERE;
-    e->symbols[len - 1].next = NOWHERE;
-    for (i = 0; i + 1 < len; i++)
-        offer(e, i);
-    merge_all(e);
-    for (i = 0; i != NOWHERE; i = e->symbols[i].next)
-        emit(e, e->symbols[i].id);
-    return 0;
-}
+/* ---- special tokens ---- */
 
 static int
 encode_text(struct encoder *e, const char *text, size_t len)
 {
-    struct err inner = { 0 };
-    struct err *outer = e->err;
-    int rc;
+    int rc = e->t->spm ? spm_encode(e, text, len) : bpe_encode(e, text, len);
 
-    e->err = &inner;
-    rc = split_each(e->t->split, text, len, encode_word, e);
-    e->err = outer;
-    if (rc == 0)
-        return 0;
-    return err_set(outer, rc, "%s",
-                   inner.code != 0 ? inner.text : "the text cannot be cut into words");
-}
-
-/* ---- special tokens ---- */
-
-/* The part of sorted [*lo, *hi) whose byte at `depth` is c; all of them agree before
- * it. */
-static void
-narrow(const struct tokenizer *t, size_t depth, unsigned char c, int *lo, int *hi)
-{
-    int edge[2], k, a, b, mid;
-
-    for (k = 0; k < 2; k++) { /* first with byte >= c, first with byte > c */
-        a = *lo;
-        b = *hi;
-        while (a < b) {
-            int32_t id = t->added[mid = a + (b - a) / 2];
-            int byte =
-                token_len(t, id) > depth ? (unsigned char)token_bytes(t, id)[depth] : -1;
-
-            if (byte < c + k)
-                a = mid + 1;
-            else
-                b = mid;
-        }
-        edge[k] = a;
-    }
-    *lo = edge[0];
-    *hi = edge[1];
-}
-
-/* The longest added token at text[0..len); control tokens only within the first
- * `open` bytes. -1: none. */
-static int32_t
-match_added(const struct tokenizer *t, const char *text, size_t len, size_t open)
-{
-    int32_t best = -1, id;
-    int lo = 0, hi = t->n_added;
-    size_t depth;
-
-    if (!t->added_first[(unsigned char)text[0]])
-        return -1;
-    for (depth = 0; depth < len && lo < hi; depth++) {
-        narrow(t, depth, (unsigned char)text[depth], &lo, &hi);
-        if (lo == hi)
-            break;
-        id = t->added[lo]; /* the shortest comes first */
-        if (token_len(t, id) == depth + 1 &&
-            (t->kind[id] == TOKEN_USER_DEFINED || depth < open))
-            best = id;
-    }
-    return best;
+    e->after_special = false;
+    return rc;
 }
 
 /* Bytes from `at` to where the next literal range begins; 0 inside one. *k moves
@@ -272,8 +97,8 @@ encode_all(struct encoder *e, const char *text, size_t len,
     int rc;
 
     while (at < len) {
-        id = match_added(e->t, text + at, len - at,
-                         open_bytes(literal, n_literal, &k, at, len));
+        id = special_match(e->t, text + at, len - at,
+                           open_bytes(literal, n_literal, &k, at, len));
         if (id < 0) {
             at++;
             continue;
@@ -281,7 +106,11 @@ encode_all(struct encoder *e, const char *text, size_t len,
         if (at > start && (rc = encode_text(e, text + start, at - start)) != 0)
             return rc;
         emit(e, id);
+        e->after_special = true;
         at += token_len(e->t, id);
+        if (special_strips(e->t, id))
+            while (at < len && strchr(" \t\n\v\f\r", text[at]) && text[at] != '\0')
+                at++;
         start = at;
     }
     return len > start ? encode_text(e, text + start, len - start) : 0;
@@ -292,7 +121,9 @@ tokenizer_encode_ranges(const struct tokenizer *t, const char *text, size_t len,
                         const struct text_range *literal, size_t n_literal, int32_t *ids,
                         size_t cap, size_t *n, struct err *err)
 {
-    struct encoder e = { .t = t, .ids = ids, .cap = cap, .err = err };
+    struct encoder e = {
+        .t = t, .ids = ids, .cap = cap, .after_special = true, .err = err
+    };
     int rc;
 
     *n = 0;

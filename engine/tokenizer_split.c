@@ -1,16 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * tokenizer_split.c - the rules by name, and their use through PCRE2.
+ * tokenizer_split.c - cutting by the rules of tokenizer_rules.c, through PCRE2.
  *
- * The expressions are those the tokenizers were trained with, written for PCRE2.
- * Two details decide about equality at the edges:
- *   - White space is Unicode's White_Space, spelt out: PCRE2's \s counts U+180E,
- *     which Unicode no longer does.
- *   - A piece is matched as a subject of its own, so "(?!\S)" sees the end of the
- *     piece, not the character behind it: "a  5" is cut before 5 first (smollm).
- * Every alternative begins differently or backs up by single characters, so the
- * work is linear in the text; the match limit is a fuse, not a policy.
+ * A piece is matched as a subject of its own, so "(?!\S)" sees the end of the piece,
+ * not the character behind it: "a  5" is cut before 5 first (smollm). The rules are
+ * written so that the work is linear in the text; the match limit is a fuse, not a
+ * policy.
  *
- * Used by: tokenizer.c. Thread: immutable when compiled; match data per call.
+ * Used by: tokenizer_encode.c. Thread: immutable when compiled; match data per call.
  */
 #include "engine/tokenizer_split.h"
 
@@ -20,77 +16,30 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include "engine/tokenizer_rules.h"
 #include "engine/utf8_stream.h"
 
-#define MAX_LEVELS  3
-#define MAX_NAMES   3
 #define MATCH_LIMIT 100000000
 
-/* White_Space, inside a class. */
-#define WS                                                                               \
-    "\\x09-\\x0d\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}"                             \
-    "\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-
-#define SPACES "[" WS "]+(?![^" WS "])|[" WS "]+"
-
-#define GPT2                                                                             \
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" WS "\\p{L}\\p{N}]+|" SPACES
-
-#define MODERN(digits)                                                                   \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^" WS      \
-    "\\p{L}\\p{N}]+[\\r\\n]*|[" WS "]*[\\r\\n]+|" SPACES
-
-static const struct rule {
-    const char *names[MAX_NAMES];
-    const char *levels[MAX_LEVELS];
-    bool whole_words; /* a word that is a token is not merged from its bytes */
-    bool default_bos;
-} rules[] = {
-    { { "smollm" }, { "\\p{N}", GPT2 }, false, false },
-    { { "gpt-2", "gpt2" }, { GPT2 }, false, false },
-    { { "llama-bpe", "llama3", "llama-v3" }, { MODERN("\\p{N}{1,3}") }, true, true },
-    { { "qwen2" }, { MODERN("\\p{N}") }, false, false },
-};
-
-#define N_RULES (sizeof(rules) / sizeof(rules[0]))
-
 struct split {
-    const struct rule *rule;
-    pcre2_code *levels[MAX_LEVELS];
+    const struct split_rule *rule;
+    const char *name; /* one of the rule's */
+    pcre2_code *levels[SPLIT_MAX_LEVELS];
     int n_levels;
     pcre2_match_context *limits;
 };
 
 /* ---- opening ---- */
 
-static const struct rule *
-find_rule(const char *name, size_t len)
-{
-    size_t i, k;
-
-    for (i = 0; i < N_RULES; i++)
-        for (k = 0; k < MAX_NAMES && rules[i].names[k] != NULL; k++)
-            if (strlen(rules[i].names[k]) == len &&
-                memcmp(rules[i].names[k], name, len) == 0)
-                return &rules[i];
-    return NULL;
-}
-
 static int
 unknown_rule(const char *name, size_t len, struct err *err)
 {
-    char known[200] = "";
-    size_t i, k;
+    char known[300];
 
-    for (i = 0; i < N_RULES; i++)
-        for (k = 0; k < MAX_NAMES && rules[i].names[k] != NULL; k++) {
-            if (known[0] != '\0')
-                strncat(known, ", ", sizeof(known) - strlen(known) - 1);
-            strncat(known, rules[i].names[k], sizeof(known) - strlen(known) - 1);
-        }
+    split_rule_names(known, sizeof(known));
     return err_set(err, CE_EUNSUPPORTED,
                    "pre-tokeniser \"%.*s\" is not known (known: %s)",
-                   len < 64 ? (int)len : 64, name, known);
+                   len < 40 ? (int)len : 40, name, known);
 }
 
 static int
@@ -113,7 +62,8 @@ compile(struct split *s, const char *pattern, struct err *err)
 int
 split_open(struct split **out, const char *name, size_t len, struct err *err)
 {
-    const struct rule *rule = find_rule(name, len);
+    const char *as = NULL;
+    const struct split_rule *rule = split_rule_find(name, len, &as);
     struct split *s;
     int i, rc = 0;
 
@@ -124,12 +74,13 @@ split_open(struct split **out, const char *name, size_t len, struct err *err)
     if (s == NULL)
         return err_set(err, CE_ENOMEM, "no memory for the pre-tokeniser");
     s->rule = rule;
+    s->name = as;
     s->limits = pcre2_match_context_create(NULL);
     if (s->limits == NULL)
         rc = err_set(err, CE_ENOMEM, "no memory for the pre-tokeniser");
     else
         pcre2_set_match_limit(s->limits, MATCH_LIMIT);
-    for (i = 0; i < MAX_LEVELS && rule->levels[i] != NULL && rc == 0; i++)
+    for (i = 0; i < SPLIT_MAX_LEVELS && rule->levels[i] != NULL && rc == 0; i++)
         rc = compile(s, rule->levels[i], err);
     if (rc != 0)
         split_free(s);
@@ -154,7 +105,7 @@ split_free(struct split *s)
 const char *
 split_name(const struct split *s)
 {
-    return s->rule->names[0];
+    return s->name;
 }
 
 bool
@@ -174,7 +125,7 @@ split_default_bos(const struct split *s)
 /* One call of split_each. */
 struct cut {
     const struct split *s;
-    pcre2_match_data *match[MAX_LEVELS];
+    pcre2_match_data *match[SPLIT_MAX_LEVELS];
     split_word_fn *fn;
     void *ctx;
 };

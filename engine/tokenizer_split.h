@@ -23,7 +23,7 @@ int split_open(struct split **out, const char *name, size_t len,
                struct err *err) CE_MUSTCHECK;
 void split_free(struct split *s); /* accepts NULL */
 
-/* The rule's first name; whether a word that is a token as a whole skips the
+/* The name it was opened by; whether a word that is a token as a whole skips the
  * merges; whether prompts start with bos when the file does not say. */
 const char *split_name(const struct split *s);
 bool split_whole_words(const struct split *s);

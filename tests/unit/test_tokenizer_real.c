@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * test_tokenizer_real.c - real vocabularies against what the original tokenizers
- * give: SmolLM2's fixtures, and the strings that come with GPT-2, Llama 3, Qwen2.
+ * give: SmolLM2's fixtures, and the strings that come with GPT-2, Llama 2 and 3, Qwen2
+ * and Phi-3.
  *
  * Needs the fixture data and, for SmolLM2, the model; skips what is not there.
  */
@@ -230,6 +231,20 @@ test_qwen2(void **state)
     check_vocab("ggml-vocab-qwen2.gguf");
 }
 
+static void
+test_llama2(void **state)
+{
+    (void)state;
+    check_vocab("ggml-vocab-llama-spm.gguf");
+}
+
+static void
+test_phi3(void **state)
+{
+    (void)state;
+    check_vocab("ggml-vocab-phi-3.gguf");
+}
+
 int
 main(void)
 {
@@ -238,6 +253,8 @@ main(void)
         cmocka_unit_test(test_gpt2),
         cmocka_unit_test(test_llama3),
         cmocka_unit_test(test_qwen2),
+        cmocka_unit_test(test_llama2),
+        cmocka_unit_test(test_phi3),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
