@@ -28,8 +28,9 @@ static const struct conffile_key keys[] = {
               "in .exits.gguf, if there is one. none: only exits in the model's own "
               "file." },
     { "exit_layers", CONFFILE_STRING, AT(exit_layers), NULL,
-      .help = "Layers such as 18,24: put exits there that share the model's norm and "
-              "output matrix, instead of trained ones." },
+      .help = "Layers such as 8,16: put exits there that share the model's norm and "
+              "output matrix, instead of those in files. For models trained for it, "
+              "as with LayerSkip; in others such exits are sure and wrong." },
     { "no_exits", CONFFILE_BOOL, AT(no_exits), "no",
       .help = "Use no exits at all: every token is the cloud's." },
     { "cut_layer", CONFFILE_INT, AT(cut_layer), "0", .min = 0, .max = 1000,

@@ -462,7 +462,8 @@ build(struct backend_cpu *b, const struct backend_options *o, struct err *err)
     if ((rc = layers_new(&b->layers, &layers, err)))
         return rc;
     heads = (struct heads_config){ b->kernels, b->model, &b->weights, b->pool, MAX_ROWS };
-    if (b->weights.output_norm && (rc = heads_new(&b->heads, &heads, err)))
+    if ((b->weights.output_norm || b->weights.n_exits > 0) &&
+        (rc = heads_new(&b->heads, &heads, err)))
         return rc;
     b->max_seqs = o->max_seqs;
     b->needs = calloc((size_t)o->max_seqs, sizeof(*b->needs));

@@ -2,7 +2,7 @@
  * heads.c - adapters, output matrix, and the reading of logits.
  *
  * Rows go through in batches of at most HEAD_ROWS, because a row of logits is long: an
- * adapter if the exit has one, the final norm, an exit's screen if it is asked for, the
+ * adapter if the exit has one, the norm, an exit's screen if it is asked for, the
  * output product of the rows that the screen did not turn away; then rows are shared out
  * for merging, the top list and the hash.
  */
@@ -35,6 +35,13 @@ struct heads {
     size_t *kept;   /* [max_rows] counted from the batch's first */
     size_t *n_kept; /* [max_rows / HEAD_ROWS + 1] */
 };
+
+/* Does a matrix, which may be empty, read quantised rows? */
+static bool
+reads_groups(const struct packed *w)
+{
+    return w->n_out > 0 && packed_is_quantised(w);
+}
 
 int
 heads_new(struct heads **out, const struct heads_config *config, struct err *err)
@@ -69,10 +76,10 @@ heads_new(struct heads **out, const struct heads_config *config, struct err *err
         heads_free(h);
         return err_set(err, CE_ENOMEM, "no memory for the heads' scratch");
     }
-    h->norm.quantised = packed_is_quantised(&w->output);
+    h->norm.quantised = reads_groups(&w->output);
     for (int i = 0; i < w->n_exits; i++)
         h->norm.quantised |=
-            w->exits[i].n_candidates > 0 && packed_is_quantised(&w->exits[i].screen_down);
+            reads_groups(&w->exits[i].output) || reads_groups(&w->exits[i].screen_down);
     *out = h;
     return 0;
 }
@@ -133,17 +140,18 @@ adapt(const struct heads *h, struct worker_id id, const struct exit_weights *e,
     linear_add(k, id, &e->down, &a_mid, &h->scratch, h->z);
 }
 
+/* What the output matrix reads; z: of an adapter, or NULL. */
 static void
-final_norm(const struct heads *h, struct worker_id id, const struct head_row *rows,
-           const float *z, size_t n)
+norm_rows(const struct heads *h, struct worker_id id, const struct head_row *rows,
+          const float *z, const float *weight, size_t n)
 {
     const struct kernels *k = h->c.kernels;
     size_t from, to;
 
     while (worker_take(id, n, 1, &from, &to)) {
         for (size_t r = from; r < to; r++) {
-            k->rmsnorm(h->norm.x + r * h->d, z ? z + r * h->d : rows[r].x,
-                       h->c.weights->output_norm, h->d, h->c.model->config.norm_eps);
+            k->rmsnorm(h->norm.x + r * h->d, z ? z + r * h->d : rows[r].x, weight, h->d,
+                       h->c.model->config.norm_eps);
             act_rows_quantise(k, &h->norm, r, 0, h->d);
             if (rows[r].head_in)
                 memcpy(rows[r].head_in, h->norm.x + r * h->d, h->d * sizeof(float));
@@ -252,6 +260,9 @@ heads_run(struct heads *h, struct worker_id id, const struct head_job *job)
         &h->c.weights->exits[final ? 0 : job->head - HEAD_EXIT(0)];
     bool adapted = !final && e->kind == MODEL_EXIT_MLP;
     bool screened = !final && e->n_candidates > 0 && job->screen_theta > 0;
+    bool own = !final && e->kind == MODEL_EXIT_OWN;
+    const struct packed *output = own ? &e->output : &h->c.weights->output;
+    const float *norm = own ? e->norm : h->c.weights->output_norm;
 
     for (size_t done = 0; done < (size_t)job->n_rows; done += HEAD_ROWS) {
         const struct head_row *rows = job->rows + done;
@@ -261,13 +272,13 @@ heads_run(struct heads *h, struct worker_id id, const struct head_job *job)
 
         if (adapted)
             adapt(h, id, e, rows, n);
-        final_norm(h, id, rows, adapted ? h->z : NULL, n);
+        norm_rows(h, id, rows, adapted ? h->z : NULL, norm, n);
         screen_batch(h, id, job, screened ? e : NULL, done, n);
         n_kept = h->n_kept[done / HEAD_ROWS];
         if (n_kept == 0)
             continue;
         a = act_rows_view(&h->norm, n_kept);
-        logit_rows_product(&h->logits, h->c.kernels, id, &h->c.weights->output, &a, true);
+        logit_rows_product(&h->logits, h->c.kernels, id, output, &a, true);
         while (worker_take(id, n_kept, 1, &from, &to)) {
             for (size_t i = from; i < to; i++)
                 read_row(h, job, &rows[h->kept[done + i]], i);

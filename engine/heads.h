@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * heads.h - from hidden states to logits and what they come to (doc/NUMERICS.md, 9
- * and 10): the final head, and exit heads with or without an adapter and a screen.
+ * and 10): the final head, and exit heads with or without an adapter and a screen, or
+ * with a norm and an output matrix of their own.
  *
  * Thread: heads_new and heads_free by the owner; heads_run inside a region by all of
  * its threads, with the same arguments.

@@ -364,7 +364,7 @@ model_identity(const struct model *m, bool exits, uint8_t out[32], struct err *e
         memcpy(sums[0], m->fingerprint, sizeof(sums[0]));
     else
         rc = sha256_bytes(gguf_bytes(m->file), gguf_size_bytes(m->file), sums[0], err);
-    if (rc == 0 && exits && m->exits_file)
+    if (rc == 0 && exits && m->exits_file && !m->exits_chosen)
         rc = sha256_bytes(gguf_bytes(m->exits_file), gguf_size_bytes(m->exits_file),
                           sums[1], err);
     return rc == 0 ? sha256_bytes(sums, sizeof(sums), out, err) : rc;

@@ -59,6 +59,7 @@ struct model_block {                     /* of blk.N; every pointer is into the 
 enum model_exit_kind {
     MODEL_EXIT_SHARED, /* the model's own norm and output matrix */
     MODEL_EXIT_MLP,    /* adapter in front of them (doc/EXITS.md) */
+    MODEL_EXIT_OWN,    /* a norm and an output matrix of its own */
 };
 
 struct model_exit {
@@ -68,6 +69,8 @@ struct model_exit {
     int adapter_width; /* rows of gate and up */
     const struct gguf_tensor *map, *map_bias;   /* [d_model, d_model], [d_model] F32 */
     const struct gguf_tensor *gate, *up, *down; /* [w, d_model] twice, [d_model, w] */
+    const struct gguf_tensor *norm, *output;    /* [d_model] F32, [n_vocab, d_model]; kind
+                                                   OWN, else NULL */
     int n_candidates; /* of the screen; 0: the exit has none, and the next two are NULL */
     const struct gguf_tensor *screen_down; /* [rank, d_model], rank a multiple of 32 */
     const struct gguf_tensor *screen_up;   /* [n_vocab, rank] */
@@ -90,6 +93,7 @@ struct model {
     const struct gguf_tensor *output_norm; /* [d_model]; NULL if absent */
     const struct gguf_tensor *output; /* [n_vocab, d_model]; = token_embd when tied */
     int n_exits;
+    bool exits_chosen; /* by model_set_shared_exits, instead of a file's */
     struct model_exit exits[MODEL_MAX_EXITS]; /* ascending by layer */
     uint8_t fingerprint[32]; /* SHA-256 of the whole model's file; a split file
                                 carries its source's */
@@ -105,8 +109,12 @@ int model_open(struct model **out, const char *path, const char *exits_path,
 void model_close(struct model *m); /* accepts NULL */
 
 /* Replace the exits by heads that share norm and output matrix, after `layers`
- * (ascending, within 1 .. n_layers-1). For models without trained exits. */
+ * (ascending, within 1 .. n_layers-1 and within the blocks that the file holds). For
+ * models that were trained for it, and for trials. CE_EINVAL changes nothing. */
 int model_set_shared_exits(struct model *m, const int *layers, int n, struct err *err);
+
+/* "shared", "mlp" or "own", as in a file of exits. */
+const char *model_exit_kind_name(enum model_exit_kind kind);
 
 /* SHA-256 that is equal only for models whose files hold the same bytes: the model's
  * file and, with `exits`, the exit heads' side file. Hashes what is not hashed yet, that

@@ -22,6 +22,17 @@
 #define EXITS_SUFFIX    ".exits.gguf"
 #define MAX_ADAPTER_DIM (1 << 18)
 
+static const char *const kind_names[] = {
+    [MODEL_EXIT_SHARED] = "shared", [MODEL_EXIT_MLP] = "mlp", [MODEL_EXIT_OWN] = "own"
+};
+#define N_KINDS (sizeof(kind_names) / sizeof(kind_names[0]))
+
+const char *
+model_exit_kind_name(enum model_exit_kind kind)
+{
+    return kind_names[kind];
+}
+
 /* ---- one file's heads ---- */
 
 static int
@@ -34,16 +45,16 @@ read_kind(const struct gguf *g, size_t i, struct model_exit *e, struct err *err)
         return err_set(err, CE_EFORMAT,
                        "%s: key cecollm.exit.kinds: not text for each layer",
                        gguf_path(g));
-    if (s.len == 3 && memcmp(s.data, "mlp", 3) == 0)
-        e->kind = MODEL_EXIT_MLP;
-    else if (s.len == 6 && memcmp(s.data, "shared", 6) == 0)
-        e->kind = MODEL_EXIT_SHARED;
-    else
-        return err_set(
-            err, CE_EUNSUPPORTED,
-            "%s: exit head of kind \"%.*s\" is not supported (mlp, shared are)",
-            gguf_path(g), (int)(s.len < 60 ? s.len : 60), s.data);
-    return 0;
+    for (size_t k = 0; k < N_KINDS; k++) {
+        if (s.len == strlen(kind_names[k]) && memcmp(s.data, kind_names[k], s.len) == 0) {
+            e->kind = (enum model_exit_kind)k;
+            return 0;
+        }
+    }
+    return err_set(err, CE_EUNSUPPORTED,
+                   "%s: key cecollm.exit.kinds: exit head of kind \"%.*s\" is not "
+                   "supported (mlp, own, shared are)",
+                   gguf_path(g), (int)(s.len < 60 ? s.len : 60), s.data);
 }
 
 static int
@@ -77,6 +88,22 @@ find_adapter(const struct model *m, const struct gguf *g, struct model_exit *e,
     return model_tensor(g, name, 0, d, &e->map_bias, err);
 }
 
+/* Norm and output matrix of an exit that has both itself. */
+static int
+find_own(const struct model *m, const struct gguf *g, struct model_exit *e,
+         struct err *err)
+{
+    size_t d = (size_t)m->config.d_model;
+    char name[64];
+    int rc;
+
+    snprintf(name, sizeof(name), "exit.%d.norm.weight", e->layer);
+    if ((rc = model_tensor(g, name, 0, d, &e->norm, err)))
+        return rc;
+    snprintf(name, sizeof(name), "exit.%d.output.weight", e->layer);
+    return model_tensor(g, name, (size_t)m->config.n_vocab, d, &e->output, err);
+}
+
 /* The screen of exit i of the file, if it has one. */
 static int
 find_screen(const struct model *m, const struct gguf *g, size_t i, struct model_exit *e,
@@ -98,6 +125,11 @@ find_screen(const struct model *m, const struct gguf *g, size_t i, struct model_
                        "%s: key cecollm.exit.candidates: expected a number from 0 to %d "
                        "for each layer",
                        gguf_path(g), MODEL_MAX_CANDIDATES);
+    if (e->kind == MODEL_EXIT_OWN)
+        return err_set(err, CE_EUNSUPPORTED,
+                       "%s: key cecollm.exit.candidates: the exit after block %d is of "
+                       "kind own; screens are for kinds mlp and shared",
+                       gguf_path(g), e->layer);
     snprintf(name, sizeof(name), "exit.%d.screen.down.weight", e->layer);
     down = gguf_find_tensor(g, name);
     rank = down ? down->ne[1] : 32;
@@ -170,6 +202,8 @@ read_heads(struct model *m, const struct gguf *g, struct err *err)
                            gguf_path(g));
         e->theta = (float)theta;
         if (e->kind == MODEL_EXIT_MLP && (rc = find_adapter(m, g, e, err)))
+            return rc;
+        if (e->kind == MODEL_EXIT_OWN && (rc = find_own(m, g, e, err)))
             return rc;
         if ((rc = find_screen(m, g, i, e, err)))
             return rc;
@@ -332,18 +366,21 @@ model_load_exits(struct model *m, const char *exits_path, struct err *err)
 int
 model_set_shared_exits(struct model *m, const int *layers, int n, struct err *err)
 {
+    int last = m->layer_to < m->config.n_layers ? m->layer_to : m->config.n_layers - 1;
+
     if (n < 0 || n > MODEL_MAX_EXITS)
         return err_set(err, CE_EINVAL, "%d exits asked for; 0 to %d are possible", n,
                        MODEL_MAX_EXITS);
     for (int i = 0; i < n; i++) {
-        if (layers[i] < 1 || layers[i] >= m->config.n_layers ||
+        if (layers[i] <= m->layer_from || layers[i] > last ||
             (i > 0 && layers[i] <= layers[i - 1]))
             return err_set(err, CE_EINVAL,
-                           "exit layers must ascend within 1 to %d; got %d",
-                           m->config.n_layers - 1, layers[i]);
+                           "%s: exit layers must ascend within %d to %d; got %d",
+                           gguf_path(m->file), m->layer_from + 1, last, layers[i]);
     }
     memset(m->exits, 0, sizeof(m->exits));
     m->n_exits = n;
+    m->exits_chosen = true;
     for (int i = 0; i < n; i++) {
         m->exits[i].layer = layers[i];
         m->exits[i].kind = MODEL_EXIT_SHARED;

@@ -28,6 +28,7 @@
 struct job {
     struct gguf_writer *w;
     const struct synth_params *p;
+    enum synth_exit_kind exit_kind;
     void **owned;
     size_t n_owned;
     int rc;
@@ -374,7 +375,7 @@ synth_model(const struct synth_params *p, const char *path, struct err *err)
 #define SCREEN_RANK 32
 
 static void
-put_exit(struct job *j, int layer, size_t width)
+put_adapter(struct job *j, int layer, size_t width)
 {
     size_t d = (size_t)j->p->d_model;
     double in = 1 / sqrt((double)d);
@@ -390,6 +391,31 @@ put_exit(struct job *j, int layer, size_t width)
     put_matrix(j, name, GGUF_F16, width, d, in, 0);
     snprintf(name, sizeof(name), "exit.%d.down.weight", layer);
     put_matrix(j, name, GGUF_F16, d, width, 0.5 / sqrt((double)width), 0);
+}
+
+static void
+put_own(struct job *j, int layer)
+{
+    size_t d = (size_t)j->p->d_model;
+    char name[64];
+
+    snprintf(name, sizeof(name), "exit.%d.norm.weight", layer);
+    put_vector(j, name, d, 1.0f, 0.1f);
+    snprintf(name, sizeof(name), "exit.%d.output.weight", layer);
+    put_matrix(j, name, j->p->type, (size_t)j->p->n_vocab, d, 4 / sqrt((double)d), 0);
+}
+
+static void
+put_exit(struct job *j, int layer, size_t width)
+{
+    size_t d = (size_t)j->p->d_model;
+    double in = 1 / sqrt((double)d);
+    char name[64];
+
+    if (j->exit_kind == SYNTH_EXIT_MLP)
+        put_adapter(j, layer, width);
+    if (j->exit_kind == SYNTH_EXIT_OWN)
+        put_own(j, layer);
     if (j->p->n_candidates == 0)
         return;
     snprintf(name, sizeof(name), "exit.%d.screen.down.weight", layer);
@@ -397,6 +423,10 @@ put_exit(struct job *j, int layer, size_t width)
     snprintf(name, sizeof(name), "exit.%d.screen.up.weight", layer);
     put_matrix(j, name, j->p->type, (size_t)j->p->n_vocab, SCREEN_RANK, 0.5, 0);
 }
+
+static const struct gguf_str kind_names[] = { [SYNTH_EXIT_MLP] = { "mlp", 3 },
+                                              [SYNTH_EXIT_SHARED] = { "shared", 6 },
+                                              [SYNTH_EXIT_OWN] = { "own", 3 } };
 
 static int
 put_exit_keys(struct job *j, const char *model_path, const int *layers, int n)
@@ -417,7 +447,7 @@ put_exit_keys(struct job *j, const char *model_path, const int *layers, int n)
                               j->p->n_layers - 1, j->err)) != 0)
             return rc;
         at[i] = layers[i];
-        kinds[i] = (struct gguf_str){ "mlp", 3 };
+        kinds[i] = kind_names[j->exit_kind];
         theta[i] = 0.8f;
         candidates[i] = j->p->n_candidates;
     }
@@ -433,19 +463,29 @@ put_exit_keys(struct job *j, const char *model_path, const int *layers, int n)
 }
 
 int
-synth_exits(const struct synth_params *p, const char *model_path, const int *layers,
-            int n_exits, int width, const char *path, struct err *err)
+synth_exits_of(const struct synth_params *p, enum synth_exit_kind kind,
+               const char *model_path, const int *layers, int n_exits, int width,
+               const char *path, struct err *err)
 {
-    struct job j = { .p = p, .err = err };
+    struct job j = { .p = p, .exit_kind = kind, .err = err };
     int i;
 
     if ((j.rc = check_params(p, err)) != 0 ||
         (j.rc = check_range("exit width", width, 1, 1 << 20, err)) != 0 ||
-        (j.rc = check_range("candidates", p->n_candidates, 0, p->n_vocab, err)) != 0 ||
+        (j.rc = check_range("candidates", p->n_candidates, 0,
+                            kind == SYNTH_EXIT_OWN ? 0 : p->n_vocab, err)) != 0 ||
         (j.rc = gguf_writer_new(&j.w, err)) != 0)
         return j.rc;
     j.rc = put_exit_keys(&j, model_path, layers, n_exits);
     for (i = 0; i < n_exits && j.rc == 0; i++)
         put_exit(&j, layers[i], (size_t)width);
     return job_finish(&j, path);
+}
+
+int
+synth_exits(const struct synth_params *p, const char *model_path, const int *layers,
+            int n_exits, int width, const char *path, struct err *err)
+{
+    return synth_exits_of(p, SYNTH_EXIT_MLP, model_path, layers, n_exits, width, path,
+                          err);
 }

@@ -60,10 +60,17 @@ void synth_params_init(struct synth_params *p);
 int synth_model(const struct synth_params *p, const char *path,
                 struct err *err) CE_MUSTCHECK;
 
-/* Write exit heads (gated-MLP adapters, `width` wide, doc/EXITS.md) after the given
+enum synth_exit_kind { SYNTH_EXIT_MLP, SYNTH_EXIT_SHARED, SYNTH_EXIT_OWN };
+
+/* Write exit heads (doc/EXITS.md; adapters are `width` wide) of one kind after the given
  * blocks, bound by SHA-256 to the file at `model_path`, which was made with `p`.
  * layers: [n_exits], ascending, each from 1 to n_layers - 1. With p->n_candidates each
- * has a screen of rank 32, as random as the rest. */
+ * has a screen of rank 32, as random as the rest; those of kind own can have none. */
+int synth_exits_of(const struct synth_params *p, enum synth_exit_kind kind,
+                   const char *model_path, const int *layers, int n_exits, int width,
+                   const char *path, struct err *err) CE_MUSTCHECK;
+
+/* The same of kind mlp. */
 int synth_exits(const struct synth_params *p, const char *model_path, const int *layers,
                 int n_exits, int width, const char *path, struct err *err) CE_MUSTCHECK;
 

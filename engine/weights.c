@@ -22,7 +22,7 @@
 
 #define HUGE_PAGE ((size_t)2 << 20)
 #define PER_BLOCK 7
-#define PER_EXIT  6
+#define PER_EXIT  7
 
 /* Tiles packed at once with packing off: as many as stay near the core. */
 #define ROOM_BYTES ((size_t)32 << 10)
@@ -124,6 +124,9 @@ add_exit(struct loader *l, const struct model_exit *me)
     e->n_candidates = me->n_candidates;
     if (me->kind == MODEL_EXIT_MLP && (rc = add_adapter(l, e, me)) != 0)
         return rc;
+    if (me->kind == MODEL_EXIT_OWN && ((rc = add_vector(l, &e->norm, me->norm)) ||
+                                       (rc = add_matrix(l, &e->output, me->output))))
+        return rc;
     if (me->n_candidates == 0)
         return 0;
     if ((rc = add_matrix(l, &e->screen_down, me->screen_down)))
@@ -136,16 +139,19 @@ add_heads(struct loader *l, bool final, bool exits)
 {
     const struct model *m = l->m;
     struct weights *w = l->w;
+    bool shared = final; /* does a head read the model's norm and matrix? */
     int rc;
 
     for (int i = 0; exits && i < m->n_exits; i++) {
         const struct model_exit *me = &m->exits[i];
 
-        if (me->layer > w->layer_from && me->layer <= w->layer_to &&
-            (rc = add_exit(l, me)) != 0)
+        if (me->layer <= w->layer_from || me->layer > w->layer_to)
+            continue;
+        if ((rc = add_exit(l, me)))
             return rc;
+        shared |= me->kind != MODEL_EXIT_OWN;
     }
-    if (!final && w->n_exits == 0)
+    if (!shared)
         return 0;
     if (!m->output || !m->output_norm)
         return err_set(
@@ -337,8 +343,10 @@ weights_free(struct weights *w)
         free(b->k_norm);
         free(b->output_bias);
     }
-    for (int i = 0; i < w->n_exits; i++)
+    for (int i = 0; i < w->n_exits; i++) {
         free(w->exits[i].map_bias);
+        free(w->exits[i].norm);
+    }
     free(w->blocks);
     free(w->output_norm);
     mem_free(w->rooms);

@@ -3,8 +3,9 @@
  *
  * Matrices are packed copies (packed.h), norms and biases plain floats. What is
  * loaded is a range of blocks, the output matrix if any head needs it, and the
- * adapters of the exit heads inside the range. All matrices lie in one mapping, in the
- * order in which a step reads them, so that the system can back them with huge pages.
+ * adapters, norms and matrices of the exit heads inside the range. All matrices lie in
+ * one mapping, in the order in which a step reads them, so that the system can back them
+ * with huge pages.
  *
  * With a folder of packed weights the copy is a mapped file there, shared with other
  * processes; it is made when it is missing or not to be trusted.
@@ -40,7 +41,9 @@ struct exit_weights {
     enum model_exit_kind kind;
     size_t width;                      /* of the adapter */
     float *map_bias;                   /* [d_model] */
-    struct packed map, gate, up, down; /* empty for a shared head */
+    struct packed map, gate, up, down; /* of the adapter; empty without one */
+    float *norm;                       /* [d_model]; NULL: the model's own */
+    struct packed output;              /* [n_vocab, d_model]; empty: the model's own */
     int n_candidates; /* of the screen; 0: none, the next two are empty */
     struct packed screen_down, screen_up;
 };
@@ -56,8 +59,8 @@ struct weights_config {
 struct weights {
     int layer_from, layer_to;
     struct block_weights *blocks; /* [layer_to - layer_from] */
-    float *output_norm;           /* [d_model], NULL without a head */
-    struct packed output;         /* [n_vocab, d_model], empty without a head */
+    float *output_norm;           /* [d_model], NULL without a head that reads it */
+    struct packed output;         /* [n_vocab, d_model], empty likewise */
     int n_exits;
     struct exit_weights exits[MODEL_MAX_EXITS];
     void *arena; /* what the matrices' data point into: memory or a mapped file;

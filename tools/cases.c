@@ -78,12 +78,22 @@ add_exit(struct bench_case *c, const struct model_exit *e, double rows)
     add_cost(c, e->down, rows);
 }
 
+/* What an exit's logits come from. */
+static const struct gguf_tensor *
+exit_output(const struct model *m, const struct model_exit *e)
+{
+    return e->output ? e->output : m->output;
+}
+
 static void
 add_head(struct bench_case *c, const struct model *m, double rows)
 {
-    add_cost(c, m->output, rows);
-    if (c->head > HEAD_FINAL)
-        add_exit(c, &m->exits[c->head - HEAD_EXIT(0)], rows);
+    const struct model_exit *e =
+        c->head > HEAD_FINAL ? &m->exits[c->head - HEAD_EXIT(0)] : NULL;
+
+    add_cost(c, e ? exit_output(m, e) : m->output, rows);
+    if (e)
+        add_exit(c, e, rows);
 }
 
 /* One row turned away by the screen: of the output matrix, the candidates' rows. */
@@ -123,7 +133,7 @@ add_edge(struct bench_case *c, const struct model *m, const struct backend_info 
         if (c->kind == CASES_EDGE_SCREENED) {
             add_screen(c, m, &m->exits[i]);
         } else {
-            add_cost(c, m->output, 1);
+            add_cost(c, exit_output(m, &m->exits[i]), 1);
             add_exit(c, &m->exits[i], 1);
         }
     }

@@ -250,6 +250,7 @@ cmd_bench(int argc, char **argv)
         { "peer", 0, OPTIONS_TEXT, &w.peer, "DIR",
           "also run llama-bench, llama-batched-bench, llama-quantize of DIR", 0, 0 },
         COMMAND_EXITS_OPTION(&w.engine.exits),
+        COMMAND_EXIT_LAYERS_OPTION(&w.engine.exit_layers),
         COMMAND_ENGINE_OPTIONS(&w.engine),
         { "json", 0, OPTIONS_FLAG, &w.json, NULL, "for programs", 0, 0 },
         { 0 }

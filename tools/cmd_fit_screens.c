@@ -92,6 +92,13 @@ check_model(const struct fit_screens *f, struct err *err)
     if (f->n_candidates > m->config.n_vocab)
         return err_set(err, CE_EINVAL, "--candidates %d: the model has %d tokens",
                        f->n_candidates, m->config.n_vocab);
+    for (int i = 0; i < m->n_exits; i++) {
+        if (m->exits[i].kind == MODEL_EXIT_OWN)
+            return err_set(err, CE_EUNSUPPORTED,
+                           "%s: the exit after block %d is of kind own; screens are for "
+                           "kinds mlp and shared",
+                           f->path, m->exits[i].layer);
+    }
     return exits_file_check(m, err);
 }
 

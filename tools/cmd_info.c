@@ -66,11 +66,12 @@ sum_formats(struct info *in)
 }
 
 static int
-gather(struct info *in, const char *path, const char *exits, enum splits_choice choice,
-       int split, struct err *err)
+gather(struct info *in, const char *path, const char *exits,
+       const struct options_list *exit_layers, enum splits_choice choice, int split,
+       struct err *err)
 {
     struct progress_busy *busy = progress_busy_start("reading");
-    int rc = model_open(&in->model, path, exits, err);
+    int rc = command_open_model(&in->model, path, exits, exit_layers, err);
     const struct model *m = in->model;
 
     progress_busy_end(busy);
@@ -91,7 +92,7 @@ gather(struct info *in, const char *path, const char *exits, enum splits_choice 
 static const char *
 kind_name(enum model_exit_kind kind)
 {
-    return kind == MODEL_EXIT_MLP ? "mlp" : "shared";
+    return model_exit_kind_name(kind);
 }
 
 /* Of an exit's screen; 0 when it has none. */
@@ -194,7 +195,8 @@ print_exits(const struct info *in)
         return;
     }
     printf("  exits        %d in %s\n", m->n_exits,
-           gguf_path(m->exits_file ? m->exits_file : m->file));
+           m->exits_chosen ? "no file: --exit-layers"
+                           : gguf_path(m->exits_file ? m->exits_file : m->file));
     for (int i = 0; i < m->n_exits; i++) {
         const struct model_exit *e = &m->exits[i];
 
@@ -301,6 +303,7 @@ cmd_info(int argc, char **argv)
     struct err err = { 0 };
     const char *exits = NULL, *splits = "exits";
     enum splits_choice choice;
+    struct options_list exit_layers = { 0 };
     int split = 0, n, status, rc;
     bool json = false;
     const struct option_spec specs[] = {
@@ -309,6 +312,7 @@ cmd_info(int argc, char **argv)
         { "split", 0, OPTIONS_INT, &split, "L",
           "also show the memory of a split after block L", 1, 1024 },
         COMMAND_EXITS_OPTION(&exits),
+        COMMAND_EXIT_LAYERS_OPTION(&exit_layers),
         { "json", 0, OPTIONS_FLAG, &json, NULL, "for programs", 0, 0 },
         { 0 }
     };
@@ -323,7 +327,7 @@ cmd_info(int argc, char **argv)
         return status;
     if (splits_find_choice(splits, &choice, &err) != 0)
         return command_usage("info", &err);
-    rc = gather(&in, argv[1], exits, choice, split, &err);
+    rc = gather(&in, argv[1], exits, &exit_layers, choice, split, &err);
     if (rc == 0 && json) {
         rc = command_print_json(info_json(&in), true, &err);
     } else if (rc == 0) {

@@ -366,6 +366,7 @@ cmd_score(int argc, char **argv)
                                          { "logits", 0, OPTIONS_FLAG, &s.logits, NULL,
                                            "also print every row of logits", 0, 0 },
                                          COMMAND_EXITS_OPTION(&engine.exits),
+                                         COMMAND_EXIT_LAYERS_OPTION(&engine.exit_layers),
                                          COMMAND_ENGINE_OPTIONS(&engine),
                                          { 0 } };
     const struct options_page page = {

@@ -19,6 +19,7 @@
 
 struct split_args {
     const char *file, *exits;
+    struct options_list exit_layers;
     const char *edge_path, *cloud_path;
     int cloud_from, edge_to;
 };
@@ -109,8 +110,8 @@ split(struct split_args *a, struct err *err)
         rc = err_set(err, CE_ENOMEM, "no memory");
         goto out;
     }
-    if ((rc = model_open(&m, a->file, a->exits, err)) || (rc = choose_range(m, a, err)) ||
-        (rc = check_paths(a->file, edge, cloud, err)))
+    if ((rc = command_open_model(&m, a->file, a->exits, &a->exit_layers, err)) ||
+        (rc = choose_range(m, a, err)) || (rc = check_paths(a->file, edge, cloud, err)))
         goto out;
     p = (struct partition){ m, 0, a->edge_to, true };
     if ((rc = write_part(&p, edge, "edge", err)))
@@ -140,6 +141,7 @@ cmd_split(int argc, char **argv)
         { "cloud", 0, OPTIONS_TEXT, &a.cloud_path, "PATH",
           "cloud file (default: FILE.cloud.gguf)", 0, 0 },
         COMMAND_EXITS_OPTION(&a.exits),
+        COMMAND_EXIT_LAYERS_OPTION(&a.exit_layers),
         { 0 }
     };
     const struct options_page page = {

@@ -41,6 +41,23 @@ arch_by_name(const char *name, enum synth_arch *arch, struct err *err)
                    "--arch: \"%s\" is none of llama, qwen2, qwen3, smollm3", name);
 }
 
+static int
+kind_by_name(const char *name, enum synth_exit_kind *kind, struct err *err)
+{
+    static const char *const names[] = {
+        [SYNTH_EXIT_MLP] = "mlp", [SYNTH_EXIT_SHARED] = "shared", [SYNTH_EXIT_OWN] = "own"
+    };
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(name, names[i]) == 0) {
+            *kind = (enum synth_exit_kind)i;
+            return 0;
+        }
+    }
+    return err_set(err, CE_EINVAL, "--exit-kind: \"%s\" is none of mlp, shared, own",
+                   name);
+}
+
 /* MODEL.gguf becomes MODEL.exits.gguf, where model_open looks for it. */
 static int
 exits_path(const char *model, char *out, size_t cap, struct err *err)
@@ -58,7 +75,7 @@ exits_path(const char *model, char *out, size_t cap, struct err *err)
 
 static int
 synth(const struct synth_params *p, const char *path, const struct options_list *exits,
-      int width, struct err *err)
+      enum synth_exit_kind kind, int width, struct err *err)
 {
     char side[4096];
     int rc = 0;
@@ -68,7 +85,7 @@ synth(const struct synth_params *p, const char *path, const struct options_list 
     if (rc == 0)
         rc = synth_model(p, path, err);
     if (rc == 0 && exits->n > 0)
-        rc = synth_exits(p, path, exits->v, exits->n, width, side, err);
+        rc = synth_exits_of(p, kind, path, exits->v, exits->n, width, side, err);
     return rc;
 }
 
@@ -77,8 +94,9 @@ cmd_synth(int argc, char **argv)
 {
     struct synth_params p;
     struct options_list exits = { 0 };
+    enum synth_exit_kind exit_kind = SYNTH_EXIT_MLP;
     struct err err = { 0 };
-    const char *out = NULL, *type = "F32", *arch = "llama";
+    const char *out = NULL, *type = "F32", *arch = "llama", *kind = "mlp";
     struct progress_busy *busy;
     int n, status, rc, width = 64, rope_base = 10000, rope_scale = 0;
     bool untied = false;
@@ -110,6 +128,8 @@ cmd_synth(int argc, char **argv)
         { "seed", 0, OPTIONS_U64, &p.seed, "N", "default 1", 0, 0 },
         { "exits", 0, OPTIONS_LIST, &exits, "L,L",
           "also write exit heads after these blocks, beside FILE", 1, 1023 },
+        { "exit-kind", 0, OPTIONS_TEXT, &kind, "NAME",
+          "mlp (default), shared, own: a norm and output matrix each", 0, 0 },
         { "exit-width", 0, OPTIONS_INT, &width, "N", "of the adapters (default 64)", 1,
           262144 },
         { "candidates", 0, OPTIONS_INT, &p.n_candidates, "N",
@@ -131,14 +151,15 @@ cmd_synth(int argc, char **argv)
         return command_usage("synth", &err);
     }
     if (type_by_name(type, &p.type, &err) != 0 ||
-        arch_by_name(arch, &p.graph.arch, &err) != 0)
+        arch_by_name(arch, &p.graph.arch, &err) != 0 ||
+        kind_by_name(kind, &exit_kind, &err) != 0)
         return command_usage("synth", &err);
     if (untied)
         p.tied = false;
     p.graph.rope_base = rope_base;
     p.graph.rope_scale = rope_scale;
     busy = progress_busy_start("synthesising");
-    rc = synth(&p, out, &exits, width, &err);
+    rc = synth(&p, out, &exits, exit_kind, width, &err);
     progress_busy_end(busy);
     return rc == 0 ? COMMAND_OK : command_failed("synth", &err);
 }

@@ -84,6 +84,21 @@ read_packing(struct backend_options *o, const struct engine_options *e, struct e
 }
 
 int
+command_open_model(struct model **out, const char *path, const char *exits,
+                   const struct options_list *exit_layers, struct err *err)
+{
+    int rc = model_open(out, path, exits, err);
+
+    if (rc == 0 && exit_layers->n > 0)
+        rc = model_set_shared_exits(*out, exit_layers->v, exit_layers->n, err);
+    if (rc != 0) {
+        model_close(*out);
+        *out = NULL;
+    }
+    return rc;
+}
+
+int
 command_load(struct loaded *out, const char *path, const struct engine_options *e,
              const struct backend_options *opt, const char *whole, struct err *err)
 {
@@ -97,7 +112,7 @@ command_load(struct loaded *out, const char *path, const struct engine_options *
         return rc;
     snprintf(label, sizeof(label), "loading %s", path);
     busy = progress_busy_start(label);
-    rc = model_open(&out->model, path, e->exits, err);
+    rc = command_open_model(&out->model, path, e->exits, &e->exit_layers, err);
     if (rc == 0)
         rc = need_whole(out->model, whole, err);
     if (rc == 0) {

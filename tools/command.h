@@ -56,11 +56,12 @@ int command_print_json(json_t *json, bool indented, struct err *err) CE_MUSTCHEC
 /* Options of every command that computes; put COMMAND_ENGINE_OPTIONS(&e) into the
  * table. */
 struct engine_options {
-    int threads;               /* 0: all cores allowed */
-    const char *cpu;           /* NULL: the best */
-    const char *exits;         /* as for model_open */
-    const char *packing;       /* "on" or "off"; NULL: on */
-    const char *packing_cache; /* folder, or NULL */
+    int threads;                     /* 0: all cores allowed */
+    const char *cpu;                 /* NULL: the best */
+    const char *exits;               /* as for model_open */
+    struct options_list exit_layers; /* shared exits instead; empty: as the file says */
+    const char *packing;             /* "on" or "off"; NULL: on */
+    const char *packing_cache;       /* folder, or NULL */
 };
 
 #define COMMAND_ENGINE_OPTIONS(e)                                                        \
@@ -90,6 +91,18 @@ struct engine_options {
         "exits", 0, OPTIONS_TEXT, var, "FILE",                                           \
             "exit heads (default: side file; none: only FILE's own)", 0, 0               \
     }
+
+/* The option --exit-layers, beside it. */
+#define COMMAND_EXIT_LAYERS_OPTION(list)                                                 \
+    {                                                                                    \
+        "exit-layers", 0, OPTIONS_LIST, list, "L,L",                                     \
+            "exits with the model's own norm and output after these blocks", 1, 1023     \
+    }
+
+/* model_open, then the exits that --exit-layers asks for, if any. */
+int command_open_model(struct model **out, const char *path, const char *exits,
+                       const struct options_list *exit_layers,
+                       struct err *err) CE_MUSTCHECK;
 
 struct loaded {
     struct model *model;

@@ -23,7 +23,7 @@ partition_has_exit(const struct partition *p, const struct model_exit *e)
     return p->exit_heads && e->layer > p->layer_from && e->layer <= p->layer_to;
 }
 
-/* Norm and output matrix: for the final head, and for every exit head. */
+/* Norm and output matrix: for the final head, and for every exit head without its own. */
 static bool
 needs_output(const struct partition *p)
 {
@@ -32,7 +32,7 @@ needs_output(const struct partition *p)
     if (p->layer_to == m->config.n_layers)
         return true;
     for (int i = 0; i < m->n_exits; i++) {
-        if (partition_has_exit(p, &m->exits[i]))
+        if (partition_has_exit(p, &m->exits[i]) && m->exits[i].kind != MODEL_EXIT_OWN)
             return true;
     }
     return false;
@@ -58,8 +58,9 @@ partition_needs(const struct partition *p, const char *tensor)
 size_t
 partition_exit_bytes(const struct model_exit *e)
 {
-    const struct gguf_tensor *parts[] = { e->map,  e->map_bias,    e->gate,     e->up,
-                                          e->down, e->screen_down, e->screen_up };
+    const struct gguf_tensor *parts[] = { e->map,    e->map_bias,    e->gate,
+                                          e->up,     e->down,        e->norm,
+                                          e->output, e->screen_down, e->screen_up };
     size_t sum = 0;
 
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
@@ -105,6 +106,32 @@ add_tensor(struct gguf_writer *w, const struct gguf_tensor *t)
 }
 
 static void
+copy_exit_keys(struct gguf_writer *w, const struct gguf *from)
+{
+    for (int i = 0; i < gguf_n_keys(from); i++) {
+        if (starts_with(gguf_key_name(from, i), "cecollm.exit."))
+            gguf_writer_copy_key(w, from, i);
+    }
+}
+
+/* For exits that the command line asked for, which no file describes. */
+static void
+add_chosen_keys(struct gguf_writer *w, const struct model *m)
+{
+    struct gguf_str kinds[MODEL_MAX_EXITS];
+    int32_t layers[MODEL_MAX_EXITS];
+
+    for (int i = 0; i < m->n_exits; i++) {
+        kinds[i].data = model_exit_kind_name(m->exits[i].kind);
+        kinds[i].len = strlen(kinds[i].data);
+        layers[i] = m->exits[i].layer;
+    }
+    gguf_writer_u32(w, "cecollm.exit.version", 1);
+    gguf_writer_i32_array(w, "cecollm.exit.layers", layers, (size_t)m->n_exits);
+    gguf_writer_str_array(w, "cecollm.exit.kinds", kinds, (size_t)m->n_exits);
+}
+
+static void
 add_keys(struct gguf_writer *w, const struct partition *p, bool with_exits)
 {
     const struct model *m = p->model;
@@ -120,14 +147,10 @@ add_keys(struct gguf_writer *w, const struct partition *p, bool with_exits)
     gguf_writer_u32(w, "cecollm.split.layer_to", (uint32_t)p->layer_to);
     model_fingerprint_text(m, digest);
     gguf_writer_str(w, "cecollm.split.source_sha256", digest, strlen(digest));
-    if (with_exits) {
-        const struct gguf *from = m->exits_file ? m->exits_file : m->file;
-
-        for (int i = 0; i < gguf_n_keys(from); i++) {
-            if (starts_with(gguf_key_name(from, i), "cecollm.exit."))
-                gguf_writer_copy_key(w, from, i);
-        }
-    }
+    if (with_exits && m->exits_chosen)
+        add_chosen_keys(w, m);
+    else if (with_exits)
+        copy_exit_keys(w, m->exits_file ? m->exits_file : m->file);
 }
 
 int
@@ -163,6 +186,8 @@ partition_write(const struct partition *p, const char *path, struct err *err)
         add_tensor(w, e->gate);
         add_tensor(w, e->up);
         add_tensor(w, e->down);
+        add_tensor(w, e->norm);
+        add_tensor(w, e->output);
         add_tensor(w, e->screen_down);
         add_tensor(w, e->screen_up);
     }

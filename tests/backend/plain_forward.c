@@ -213,6 +213,7 @@ plain_forward(const struct model *m, const int32_t *tokens, int n, int layers, i
     struct plain s = { m, n, malloc((size_t)n * d * sizeof(double)) };
     double *logits = malloc((size_t)n * n_vocab * sizeof(*logits));
     float *row = malloc(d * sizeof(*row));
+    const struct gguf_tensor *norm = m->output_norm, *output = m->output;
 
     if (!s.x || !logits || !row) {
         free(s.x);
@@ -231,8 +232,12 @@ plain_forward(const struct model *m, const int32_t *tokens, int n, int layers, i
         block(&s, l);
     if (exit >= 0 && m->exits[exit].kind == MODEL_EXIT_MLP)
         adapter(&s, &m->exits[exit]);
-    rms(s.x, s.x, m->output_norm, d, n, (double)m->config.norm_eps);
-    product(logits, m->output, s.x, n);
+    if (exit >= 0 && m->exits[exit].kind == MODEL_EXIT_OWN) {
+        norm = m->exits[exit].norm;
+        output = m->exits[exit].output;
+    }
+    rms(s.x, s.x, norm, d, n, (double)m->config.norm_eps);
+    product(logits, output, s.x, n);
     free(s.x);
     free(row);
     return logits;

@@ -83,9 +83,9 @@ static const struct shape {
 };
 #define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
 
-/* The shape's model with adapters after block 1 and the last but one. */
+/* The shape's model with exits of a kind after block 1 and the last but one. */
 static struct model *
-make_model(const struct shape *s)
+make_model_of(const struct shape *s, enum synth_exit_kind kind)
 {
     struct synth_params p = s->p;
     int layers[2] = { 1, p.n_layers - 1 };
@@ -95,10 +95,16 @@ make_model(const struct shape *s)
     p.n_ctx = 400;
     p.seed = 77;
     if (synth_model(&p, MODEL, &err) != 0 ||
-        synth_exits(&p, MODEL, layers, 2, 64, EXITS, &err) != 0 ||
+        synth_exits_of(&p, kind, MODEL, layers, 2, 64, EXITS, &err) != 0 ||
         model_open(&m, MODEL, EXITS, &err) != 0)
         fail_msg("%s: %s", s->what, err.text);
     return m;
+}
+
+static struct model *
+make_model(const struct shape *s)
+{
+    return make_model_of(s, SYNTH_EXIT_MLP);
 }
 
 static void
@@ -169,6 +175,60 @@ test_same_bits(void **state)
         same_bits(m, 50);
         drop_model(m);
     }
+}
+
+/* Exits with norms and output matrices of their own, through the whole suite. */
+static void
+test_own_exits(void **state)
+{
+    struct suite s = { .open = backend_cpu_open, .n_tokens = 41 };
+
+    (void)state;
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        struct model *m = make_model_of(&shapes[i], SYNTH_EXIT_OWN);
+
+        s.model = m;
+        s.options.n_threads = 1 + (int)(i % 2);
+        s.options.packing_off = i == 0;
+        suite_run(&s);
+        same_bits(m, 40);
+        drop_model(m);
+    }
+}
+
+static size_t
+resident(const struct model *m, struct backend_options o)
+{
+    struct backend *b;
+    size_t bytes;
+
+    o.n_threads = 1;
+    assert_int_equal(backend_cpu_open(&b, m, &o, NULL), 0);
+    bytes = b->info.weight_bytes;
+    backend_close(b);
+    return bytes;
+}
+
+/* An exit's own matrix is in memory when the exit is in use; the model's is not, unless
+ * a head reads it. */
+static void
+test_own_exits_memory(void **state)
+{
+    struct model *m = make_model_of(&shapes[1], SYNTH_EXIT_OWN);     /* not quantised */
+    size_t norm = 72 * sizeof(float), matrix = (size_t)336 * 72 * 2; /* whole tiles */
+    struct backend_options o = { .layer_to = 1 };
+    size_t blocks = resident(m, o);
+
+    (void)state;
+    o.exit_heads = true;
+    assert_int_equal(resident(m, o), blocks + norm + matrix);
+    o = (struct backend_options){ 0 };
+    blocks = resident(m, o);
+    o.exit_heads = true;
+    assert_int_equal(resident(m, o), blocks + 2 * (norm + matrix));
+    o.final_head = true;
+    assert_int_equal(resident(m, o), blocks + 3 * (norm + matrix));
+    drop_model(m);
 }
 
 /* What is not packed is not counted, and a tile larger than a thread's usual room still
@@ -393,6 +453,12 @@ test_plain(void **state)
             compare_plain(&shapes[i], m, b, e);
         backend_close(b);
         drop_model(m);
+        m = make_model_of(&shapes[i], SYNTH_EXIT_OWN);
+        assert_int_equal(backend_cpu_open(&b, m, &o, NULL), 0);
+        for (int e = 0; e < m->n_exits; e++)
+            compare_plain(&shapes[i], m, b, e);
+        backend_close(b);
+        drop_model(m);
     }
 }
 
@@ -551,6 +617,7 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_suite),         cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_own_exits),     cmocka_unit_test(test_own_exits_memory),
         cmocka_unit_test(test_plain),         cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_times),         cmocka_unit_test(test_options),
         cmocka_unit_test(test_real_model),    cmocka_unit_test(test_packing_off),

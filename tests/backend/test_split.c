@@ -111,7 +111,7 @@ write_parts(void)
 }
 
 static void
-check_parts(uint32_t type, bool tied)
+check_parts(uint32_t type, bool tied, enum synth_exit_kind kind)
 {
     static float state[3][N_ROWS * D];
     uint64_t want[3][N_ROWS], got[3][N_ROWS];
@@ -124,9 +124,10 @@ check_parts(uint32_t type, bool tied)
     p.n_layers = 6;
     p.type = type;
     p.tied = tied;
-    p.n_candidates = 40; /* screens go with their exits */
+    if (kind != SYNTH_EXIT_OWN)
+        p.n_candidates = 40; /* screens go with their exits */
     assert_int_equal(synth_model(&p, WHOLE, &err), 0);
-    assert_int_equal(synth_exits(&p, WHOLE, layers, 2, 64, EXITS, &err), 0);
+    assert_int_equal(synth_exits_of(&p, kind, WHOLE, layers, 2, 64, EXITS, &err), 0);
     write_parts();
 
     open_side(&whole, WHOLE, EXITS, true);
@@ -139,7 +140,9 @@ check_parts(uint32_t type, bool tied)
     assert_memory_equal(edge.model->fingerprint, whole.model->fingerprint, 32);
     assert_memory_equal(cloud.model->fingerprint, whole.model->fingerprint, 32);
     assert_int_equal(edge.model->n_exits, 2);
-    assert_int_equal(edge.model->exits[1].n_candidates, 40);
+    assert_int_equal(edge.model->exits[1].n_candidates, p.n_candidates);
+    /* Only an exit without its own matrix needs the model's. */
+    assert_int_equal(edge.model->output != NULL, kind != SYNTH_EXIT_OWN);
     assert_int_equal(cloud.model->n_exits, 0);
     memset(state, 0, sizeof(state));
     run(&edge, 0, EXIT_1, HEAD_EXIT(0), NULL, state[0], got[0]);
@@ -159,7 +162,10 @@ test_same_bits(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
-        check_parts(types[i], i % 2 == 0);
+        check_parts(types[i], i % 2 == 0, SYNTH_EXIT_MLP);
+    check_parts(GGUF_Q8_0, false, SYNTH_EXIT_OWN);
+    check_parts(GGUF_F16, true, SYNTH_EXIT_OWN);
+    check_parts(GGUF_Q4_0, true, SYNTH_EXIT_SHARED);
 }
 
 static void

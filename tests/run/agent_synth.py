@@ -232,6 +232,64 @@ class Screens(Together):
             self.assertEqual(b["counts"]["screened"], 0)
 
 
+class Kinds(Together):
+    """The same model, its exits with heads of their own or with the model's own head."""
+
+    def check(self, model, *args, edge=None):
+        """Answers are of every origin, and each token is what its origin says. `edge`:
+        the same exits in another file, with other options."""
+        def ask(*more, prompts=PROMPTS, cloud=self.cloud, who=(model, *args)):
+            return answers(prompts, "-m", *who, "--threads", 1, "--codec", "f32",
+                           "--max-tokens", COUNT, *more, cloud=cloud)
+
+        whole = self.whole()
+        for a, b in zip(whole, ask("--theta", "1")):
+            self.same(a, b)
+        seen = set()
+        for theta in ("0.6", "0.97", "2=1,4=0.95"):
+            mixed = ask("--theta", theta)
+            forced = [{"prompt": p, "force_ids": a["ids"]} for p, a in zip(PROMPTS, mixed)]
+            checked = ask("--mode", "edge-full", "--trace", prompts=forced, cloud=None)
+            for a, b in zip(mixed, checked):
+                for t, u in zip(a["tokens"], b["tokens"]):
+                    layer = t.get("layer", 0)
+                    head = next(h for h in u["heads"] if h["layer"] == layer)
+                    self.assertEqual((t["id"], t["confidence"]),
+                                     (head["id"], head["confidence"]))
+                    seen.add((t["origin"], layer))
+            if edge:
+                for a, b in zip(mixed, ask("--theta", theta, who=edge)):
+                    self.same(a, b)
+                    self.assertEqual(origins(a), origins(b))
+        self.assertEqual(seen, {("exit", 2), ("exit", 4), ("cloud", 0)})
+        alone = ask("--mode", "standalone", "--theta", "0.6", cloud=None)
+        self.assertEqual({o for a in alone for o in origins(a)}, {("exit", 2), ("exit", 4)})
+        return [a["ids"] for a in alone]
+
+    def split(self, model, *args):
+        edge = os.path.join(self.dir, "edge.gguf")
+        subprocess.run([agent_run.BUILD / "cecollm-model", "split", model, "--edge", edge,
+                        "--cloud", os.path.join(self.dir, "cloud.gguf"), *args], check=True,
+                       stdout=subprocess.DEVNULL)
+        return edge
+
+    def test_each_kind(self):
+        """Shared heads of a side file, or asked for, or in a part's own file, are the
+        same ones."""
+        def of_kind(kind):
+            return synth(str(agent_run.BUILD), tempfile.mkdtemp(dir=self.dir), "--layers",
+                         "6", "--exits", "2,4", "--ctx", "512", "--type", "Q8_0",
+                         "--exit-kind", kind)
+
+        own, shared = of_kind("own"), of_kind("shared")
+        found = {"own": self.check(own, edge=(self.split(own), "--exits", "none")),
+                 "shared": self.check(shared)}
+        edge = (self.split(self.model, "--exit-layers", "2,4"), "--exits", "none")
+        self.assertEqual(found["shared"],
+                         self.check(self.model, "--exit-layers", "2,4", edge=edge))
+        self.assertNotEqual(found["shared"], found["own"])
+
+
 class Crowd(Together):
     def arguments(self, i):
         return ["-m", self.model, "--threads", 1, "--codec", "f32", "--max-tokens",
@@ -305,6 +363,8 @@ class Trouble(Together):
                  "no exit after layer 3"),
                 (["--exit-layers", "2,x", "-p", "x", "--mode", "standalone"],
                  "exit_layers"),
+                (["--exit-layers", "2,6", "-p", "x", "--mode", "standalone"],
+                 "exit layers must ascend within 1 to 5; got 6"),
                 (["--upload", "never", "-p", "x", "--mode", "standalone"], "upload"),
                 (["-p", "x", "--ids", "1"], "exclude each other"),
                 (["--ids", "1,b", "--mode", "standalone"], None),

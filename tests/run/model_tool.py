@@ -123,6 +123,9 @@ class Synthetic(Case):
                          [(2, 2), (4, 4), (2, 4), (3, 3)])
         # 6 blocks, 2 KV heads of 16, keys and values in two bytes
         self.assertEqual(info["kv_bytes_per_1000"], 6 * 2 * 16 * 2 * 2 * 1000)
+        chosen = self.ok("info", self.model, "--exit-layers", "1,3,5")
+        self.assertIn("3 in no file", chosen)
+        self.assertIn("after block  5: shared", chosen)
         none = json.loads(self.ok("info", self.model, "--exits", "none", "--json"))
         self.assertEqual(none["exits"], [])
         self.fails(1, "--split 6: expected 1 to 5", "info", self.model, "--split", 6)
@@ -243,6 +246,16 @@ class Synthetic(Case):
             if key != "line":
                 self.assertEqual(a[key][139:], b[key])
 
+    def test_score_exit_layers(self):
+        """Exits that share the model's head, wherever they are asked for."""
+        ids = self.ids("any.jsonl", {"prompt_ids": [1, 40], "output_ids": [70, 80, 90]})
+        a = json.loads(self.ok("score", self.model, ids, "--all-exits", "--exit-layers", "3,5"))
+        self.assertEqual({k for k in a if k.startswith("argmax")},
+                         {"argmax", "argmax_3", "argmax_5"})
+        self.fails(1, "tiny.gguf: exit layers must ascend within 1 to 5; got 6", "score",
+                   self.model, ids, "--exit-layers", "3,6")
+        self.fails(1, "must ascend", "score", self.model, ids, "--exit-layers", "3,3")
+
     def test_score_refuses(self):
         good = {"prompt_ids": [1], "output_ids": [2]}
         for bad, why in (("{]", "line 2"), ("[1]", "prompt_ids"), ("{}", "prompt_ids"),
@@ -275,6 +288,37 @@ class Synthetic(Case):
         self.fails(1, "needs the whole model", "ppl", edge, self.text)
         self.fails(1, "needs the whole model", "bench", cloud)
         self.fails(1, "already a part", "split", edge)
+
+    def test_split_exit_layers(self):
+        edge, cloud = self.dir / "le.gguf", self.dir / "lc.gguf"
+        self.ok("split", self.model, "--exit-layers", "1,5", "--edge", edge, "--cloud", cloud)
+        e, c = (json.loads(self.ok("info", f, "--exits", "none", "--json"))
+                for f in (edge, cloud))
+        self.assertEqual((e["layer_to"], c["layer_from"], c["exits"]), (5, 1, []))
+        self.assertEqual([(x["layer"], x["kind"], x["bytes"]) for x in e["exits"]],
+                         [(1, "shared", 0), (5, "shared", 0)])
+
+    def test_own_exits(self):
+        """They are shown, scored, split off, and given no screens."""
+        model, odd = self.dir / "own.gguf", self.dir / "odd.gguf"
+        self.ok("synth", "-o", model, "--exits", "1,3", "--exit-kind", "own", "--type", "F16")
+        self.assertIn("after block  1: own, 41.2 kB", self.ok("info", model))
+        out = self.ok("split", model)
+        self.assertIn("own.edge.gguf", out)
+        e = json.loads(self.ok("info", self.dir / "own.edge.gguf", "--exits", "none",
+                               "--json"))
+        self.assertEqual([(x["layer"], x["kind"], x["bytes"]) for x in e["exits"]],
+                         [(n, "own", 64 * 4 + 320 * 64 * 2) for n in (1, 3)])
+        ids = self.ids("own.jsonl", {"prompt_ids": [1, 40], "output_ids": [70, 80, 90]})
+        a, b = (json.loads(self.ok("score", model, ids, "--all-exits", *more))
+                for more in ([], ["--exit-layers", "1,3"]))
+        self.assertEqual(a["argmax"], b["argmax"])
+        self.assertNotEqual(a["confidence_1"], b["confidence_1"])
+        self.fails(1, "kind own; screens are for", "fit-screens", model, "--data", self.text,
+                   "-o", self.dir / "never.exits", "--rank", 32)
+        self.fails(1, "candidates", "synth", "-o", odd, "--exits", "1", "--exit-kind", "own",
+                   "--candidates", 8)
+        self.fails(2, "mine", "synth", "-o", odd, "--exits", "1", "--exit-kind", "mine")
 
     def test_split_elsewhere(self):
         edge, cloud = self.dir / "e.gguf", self.dir / "c.gguf"

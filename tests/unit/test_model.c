@@ -37,6 +37,8 @@ struct edit {
     size_t ne[2];
     int keep_blocks_from, keep_blocks_to; /* both 0: all */
     const int32_t *layers;                /* cecollm.exit.layers anew, two of them */
+    const char *kind;                     /* cecollm.exit.kinds anew, both this */
+    int32_t candidates;                   /* of both exits */
 };
 
 static bool
@@ -46,7 +48,8 @@ is_edited_key(const struct edit *e, const char *key)
            (e->u32_key && strcmp(key, e->u32_key) == 0) ||
            (e->f32_key && strcmp(key, e->f32_key) == 0) ||
            (e->str_key && strcmp(key, e->str_key) == 0) ||
-           (e->layers && strcmp(key, "cecollm.exit.layers") == 0);
+           (e->layers && strcmp(key, "cecollm.exit.layers") == 0) ||
+           (e->kind && strcmp(key, "cecollm.exit.kinds") == 0);
 }
 
 static bool
@@ -82,6 +85,15 @@ rewrite(const char *from, const char *to, const struct edit *e)
         gguf_writer_str(w, e->str_key, e->str, strlen(e->str));
     if (e->layers)
         gguf_writer_i32_array(w, "cecollm.exit.layers", e->layers, 2);
+    if (e->kind) {
+        struct gguf_str kind = { e->kind, strlen(e->kind) };
+
+        gguf_writer_str_array(w, "cecollm.exit.kinds", (struct gguf_str[]){ kind, kind },
+                              2);
+    }
+    if (e->candidates > 0)
+        gguf_writer_i32_array(w, "cecollm.exit.candidates",
+                              (int32_t[]){ e->candidates, e->candidates }, 2);
     for (int i = 0; i < gguf_n_tensors(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
 
@@ -541,6 +553,45 @@ test_bad_exits(void **state)
     assert_int_equal(model_open(&m, WHOLE, "no/such.exits.gguf", &err), CE_EIO);
 }
 
+/* Exits with a norm and an output matrix of their own. */
+static void
+test_own_exits(void **state)
+{
+    static const int layers[] = { 1, 3 };
+    struct model *m;
+    struct err err;
+
+    (void)state;
+    assert_int_equal(
+        synth_exits_of(&params, SYNTH_EXIT_OWN, WHOLE, layers, 2, 1, EXITS, &err), 0);
+    assert_int_equal(model_open(&m, WHOLE, EXITS, &err), 0);
+    assert_int_equal(m->exits[1].kind, MODEL_EXIT_OWN);
+    assert_string_equal(m->exits[1].output->name, "exit.3.output.weight");
+    assert_int_equal(m->exits[1].output->ne[1], params.n_vocab);
+    assert_int_equal(m->exits[0].norm->ne[0], params.d_model);
+    assert_null(m->exits[0].map);
+    model_close(m);
+    exits_refused(&(struct edit){ .drop_tensor = "exit.1.norm.weight" }, CE_EFORMAT,
+                  EDITED ": tensor exit.1.norm.weight");
+    exits_refused(&(struct edit){ .drop_tensor = "exit.3.output.weight" }, CE_EFORMAT,
+                  EDITED ": tensor exit.3.output.weight");
+    exits_refused(&(struct edit){ .tensor = "exit.3.output.weight",
+                                  .type = GGUF_F16,
+                                  .ne = { 64, 319 } },
+                  CE_EFORMAT, EDITED ": tensor exit.3.output.weight");
+    exits_refused(
+        &(struct edit){ .tensor = "exit.1.norm.weight", .type = GGUF_F16, .ne = { 64 } },
+        CE_EUNSUPPORTED, EDITED ": tensor exit.1.norm.weight");
+    exits_refused(&(struct edit){ .tensor = "exit.1.output.weight",
+                                  .type = GGUF_I32,
+                                  .ne = { 64, 320 } },
+                  CE_EUNSUPPORTED, EDITED ": tensor exit.1.output.weight");
+    exits_refused(&(struct edit){ .candidates = 8 }, CE_EUNSUPPORTED,
+                  "after block 1 is of kind own");
+    exits_refused(&(struct edit){ .kind = "ours" }, CE_EUNSUPPORTED, "kind \"ours\"");
+    assert_int_equal(synth_exits(&params, WHOLE, layers, 2, 96, EXITS, &err), 0);
+}
+
 static void
 test_shared_exits(void **state)
 {
@@ -569,7 +620,7 @@ main(void)
         cmocka_unit_test(test_wrong_keys),    cmocka_unit_test(test_wrong_tensors),
         cmocka_unit_test(test_split),         cmocka_unit_test(test_bad_exits),
         cmocka_unit_test(test_shared_exits),  cmocka_unit_test(test_architectures),
-        cmocka_unit_test(test_harmless_keys),
+        cmocka_unit_test(test_harmless_keys), cmocka_unit_test(test_own_exits),
     };
 
     return cmocka_run_group_tests(tests, make_files, drop_files);
