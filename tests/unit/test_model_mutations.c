@@ -57,6 +57,7 @@ make_model(void **state)
     p.n_kv_heads = 1;
     p.n_ctx = 64;
     p.type = GGUF_Q8_0;
+    p.graph = (struct synth_graph){ .bias = true, .rope_scale = 2, .rope_freqs = true };
     if (synth_model(&p, MODEL, &err) != 0 || gguf_open(&g, MODEL, &err) != 0)
         return -1;
     whole_size = gguf_size_bytes(g);
@@ -268,6 +269,7 @@ test_configurations(void **state)
                                         "llama.attention.layer_norm_rms_epsilon",
                                         "llama.rope.dimension_count",
                                         "llama.rope.freq_base",
+                                        "llama.rope.scaling.factor",
                                         "llama.vocab_size" };
     static const uint32_t values[] = { 0,          1,          3,
                                        1u << 20,   1u << 30,   0x7fffffff,
