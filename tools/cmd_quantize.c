@@ -27,7 +27,7 @@
 struct quantize_args {
     const char *file, *output, *type, *output_type;
     int threads;
-    bool force;
+    bool force, all;
 };
 
 /* ---- signals ---- */
@@ -198,6 +198,23 @@ print_fallbacks(const struct quantise_plan *plan)
 }
 
 static void
+print_kept(const struct quantise_plan *plan)
+{
+    int n = 0, first = 0;
+
+    for (int i = plan->n - 1; i >= 0; i--) {
+        if (!plan->items[i].kept)
+            continue;
+        first = i;
+        n++;
+    }
+    if (n > 0)
+        printf("  %d matrices with about as few bits already are kept (%s, ...); --all "
+               "encodes them too\n",
+               n, plan->items[first].from->name);
+}
+
+static void
 print_size(const char *what, const char *path, double bytes, double weights)
 {
     char a[UNITS_TEXT];
@@ -220,6 +237,7 @@ print_summary(const struct model *from, const struct model *to,
     print_size("to", gguf_path(to->file), (double)gguf_size_bytes(to->file), weights);
     print_formats(plan);
     print_fallbacks(plan);
+    print_kept(plan);
     model_fingerprint_text(to, digest);
     printf("  fingerprint  %s\n", digest);
 }
@@ -294,7 +312,7 @@ quantize(const struct quantize_args *a, uint32_t type, uint32_t output_type,
     int rc;
 
     if ((rc = check_output(a, err)) || (rc = open_source(&from, a, err)) ||
-        (rc = quantise_plan_make(&plan, from->file, type, output_type, err)))
+        (rc = quantise_plan_make(&plan, from->file, type, output_type, a->all, err)))
         goto out;
     if (plan.twice)
         fprintf(stderr,
@@ -326,16 +344,20 @@ cmd_quantize(int argc, char **argv)
         { "output-type", 0, OPTIONS_TEXT, &a.output_type, "NAME",
           "of embedding and output matrix (default: NAME of --type, at least Q8_0)", 0,
           0 },
+        { "all", 0, OPTIONS_FLAG, &a.all, NULL,
+          "keep no matrix that has about as few bits already", 0, 0 },
         { "force", 'f', OPTIONS_FLAG, &a.force, NULL, "replace FILE if it exists", 0, 0 },
         { "threads", 't', OPTIONS_INT, &a.threads, "N",
           "threads (default: all cores this process may use)", 1, 256 },
         { 0 }
     };
     const struct options_page page = {
-        "quantize MODEL -o FILE --type NAME [--output-type NAME] [--force]",
+        "quantize MODEL -o FILE --type NAME [--output-type NAME] [--all] [--force]",
         "Write a model in another format. Matrices are encoded, everything else is\n"
         "kept. Rows that are not whole blocks of a K format take the next format that\n"
-        "fits. RMS errors are relative to MODEL's weights. The same bytes come out\n"
+        "fits. Attention and ffn_down matrices that already have about as few bits are\n"
+        "kept unless --all is given: they lose more than is gained. RMS errors are "
+        "relative to MODEL's weights. The same bytes come out\n"
         "with any number of threads.",
         specs, 1, 1
     };

@@ -16,6 +16,7 @@
 
 #define TRIAL       256  /* elements: whole blocks of every format */
 #define TRIAL_BYTES 2048 /* enough for them in any */
+#define ONE_STEP    1.15 /* bits: Q4_1 is 5.0, Q4_0 and Q4_K 4.5 */
 
 /* All formats that weights may come in, largest first. */
 static const uint32_t types[] = { GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q8_0, GGUF_Q6_K,
@@ -130,6 +131,27 @@ is_plain(uint32_t type)
     return type == GGUF_F32 || type == GGUF_F16 || type == GGUF_BF16 || type == GGUF_Q8_0;
 }
 
+static bool
+is_sensitive(const char *name)
+{
+    return strncmp(name, "blk.", 4) == 0 &&
+           (strstr(name, ".attn_") || strstr(name, ".ffn_down."));
+}
+
+/* Is it better to keep a matrix that has few bits already? A fallback with no fewer
+ * bits would only lose; one step down loses much where it matters. */
+static bool
+keep(const struct quantise_plan *plan, const struct quantise_item *it)
+{
+    double from = bits(it->from->type), to = bits(it->type);
+
+    if (plan->all || is_plain(it->from->type) || gguf_block_elems(it->type) == 1)
+        return false;
+    if (it->fell_back)
+        return from <= to;
+    return is_sensitive(it->from->name) && from >= to && from <= to * ONE_STEP;
+}
+
 static int
 plan_item(struct quantise_plan *plan, struct quantise_item *it, struct err *err)
 {
@@ -145,6 +167,11 @@ plan_item(struct quantise_plan *plan, struct quantise_item *it, struct err *err)
                        gguf_path(plan->file), t->name, gguf_type_name(t->type));
     it->type = fitting_type(asked, t->ne[0]);
     it->fell_back = it->type != asked;
+    it->kept = it->type != t->type && keep(plan, it);
+    if (it->kept) {
+        it->type = t->type;
+        it->fell_back = false;
+    }
     it->copied = it->type == t->type;
     if (!it->copied && !is_plain(t->type) && gguf_block_elems(it->type) > 1)
         plan->twice = true;
@@ -153,13 +180,15 @@ plan_item(struct quantise_plan *plan, struct quantise_item *it, struct err *err)
 
 int
 quantise_plan_make(struct quantise_plan *plan, const struct gguf *file, uint32_t type,
-                   uint32_t output_type, struct err *err)
+                   uint32_t output_type, bool all, struct err *err)
 {
     int rc = 0;
 
-    *plan = (struct quantise_plan){
-        .file = file, .type = type, .output_type = output_type, .n = gguf_n_tensors(file)
-    };
+    *plan = (struct quantise_plan){ .file = file,
+                                    .type = type,
+                                    .output_type = output_type,
+                                    .n = gguf_n_tensors(file),
+                                    .all = all };
     plan->items = calloc((size_t)plan->n + 1, sizeof(*plan->items));
     if (!plan->items)
         return err_set(err, CE_ENOMEM, "%s: no memory", gguf_path(file));

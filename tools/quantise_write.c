@@ -18,6 +18,7 @@
 #include "engine/quant.h"
 #include "tools/progress.h"
 #include "tools/quantise.h"
+#include "tools/quantise_fit.h"
 #include "tools/units.h"
 
 #define PIECE_BYTES ((size_t)4 << 20) /* written, about */
@@ -92,7 +93,7 @@ make_row(const struct encoder *e, size_t row, float *x, float *back)
         memcpy(dst, src, to_bytes);
         return;
     }
-    r->code = quant_quantise_row(it->type, x, dst, n);
+    r->code = quantise_fit_row(it->type, x, dst, n);
     if (r->code == 0)
         r->code = quant_dequantise_row(it->type, dst, back, n);
     if (r->code == 0)
