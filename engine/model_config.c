@@ -210,6 +210,22 @@ check_neutral(const struct model *m, struct err *err)
     return 0;
 }
 
+/* Every position sees those before it, and itself. */
+static int
+check_causal(const struct model *m, struct err *err)
+{
+    char key[96];
+    bool causal;
+    int rc = gguf_get_bool(m->file, arch_key(m, "attention.causal", key), &causal, err);
+
+    if (rc == CE_ENOTFOUND || (rc == 0 && causal))
+        return 0;
+    if (rc != 0)
+        return rc;
+    return err_set(err, CE_EUNSUPPORTED, "%s: key %s is false; only true is supported",
+                   gguf_path(m->file), key);
+}
+
 /* A sliding window that is as long as the context is never felt; others are refused. */
 static int
 check_window(const struct model *m, struct err *err)
@@ -354,7 +370,8 @@ model_read_config(struct model *m, struct err *err)
         (rc = arch_float(m, "rope.freq_base", 1, 1e12, 10000, &c->rope_base, err)) ||
         (rc = arch_float(m, "attention.layer_norm_rms_epsilon", 1e-12, 0.1, -1,
                          &c->norm_eps, err)) ||
-        (rc = read_heads(m, err)) || (rc = check_window(m, err)))
+        (rc = read_heads(m, err)) || (rc = check_causal(m, err)) ||
+        (rc = check_window(m, err)))
         return rc;
     t = gguf_find_tensor(m->file, "output.weight");
     if (!t)

@@ -84,6 +84,7 @@ class Synthetic(Case):
             self.fails(2, "something is missing", command)
         self.fails(2, "--output is missing", "synth")
         self.fails(2, "none of F32", "synth", "-o", self.dir / "x.gguf", "--type", "Q9")
+        self.fails(2, "none of llama", "synth", "-o", self.dir / "x.gguf", "--arch", "gpt2")
 
     def test_full_disk(self):
         if not Path("/dev/full").exists():
@@ -107,6 +108,7 @@ class Synthetic(Case):
     def test_synth_refuses(self):
         out = self.dir / "never.gguf"
         self.fails(1, "heads", "synth", "-o", out, "--heads", 3, "--kv-heads", 2)
+        self.fails(1, "n_rot", "synth", "-o", out, "--n-rot", 18)
         self.fails(1, "No such file", "synth", "-o", self.dir / "no/such/place.gguf")
         self.assertFalse(out.exists())
 
@@ -255,6 +257,15 @@ class Synthetic(Case):
         self.fails(1, "tiny.gguf: exit layers must ascend within 1 to 5; got 6", "score",
                    self.model, ids, "--exit-layers", "3,6")
         self.fails(1, "must ascend", "score", self.model, ids, "--exit-layers", "3,3")
+
+    def test_score_logits(self):
+        ids = self.ids("logits.jsonl", {"prompt_ids": [1, 40, 50], "output_ids": [60, 70]})
+        a = json.loads(self.ok("score", self.model, ids, "--all-exits", "--logits"))
+        for head in ("", "_2", "_4"):
+            rows = a["logits" + head]
+            self.assertEqual([len(r) for r in rows], [320, 320])
+            self.assertEqual([r.index(max(r)) for r in rows], a["argmax" + head])
+        self.assertNotIn("logits", json.loads(self.ok("score", self.model, ids)))
 
     def test_score_refuses(self):
         good = {"prompt_ids": [1], "output_ids": [2]}

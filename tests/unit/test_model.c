@@ -270,6 +270,8 @@ test_wrong_keys(void **state)
             CE_EUNSUPPORTED, "mamba");
     refused(&(struct edit){ .str_key = "general.architecture", .str = "mamba" },
             CE_EUNSUPPORTED, "known: llama, qwen2, qwen3, smollm3");
+    refused(&(struct edit){ .u32_key = "llama.attention.causal", .u32 = 1 }, CE_EFORMAT,
+            "llama.attention.causal");
     refused(&(struct edit){ .u32_key = "general.architecture", .u32 = 1 }, CE_EFORMAT,
             "general.architecture");
 }
