@@ -35,7 +35,7 @@ struct model_config {
     int n_ctx;        /* the model's own context length */
     int n_rot;        /* dimensions of a head that rope turns */
     bool rope_halves; /* it turns pairs (i, i + n_rot/2), not (2i, 2i + 1) */
-    int rope_skip;    /* > 0: every so manieth block has no rope */
+    int rope_skip;    /* > 0: of so many blocks the last has no rope */
     float rope_base;
     float rope_factor; /* all frequencies are divided by it; 1: not scaled */
     float norm_eps;

@@ -27,7 +27,7 @@ except ImportError as e:
 
 BUILD = Path(os.environ.get("CECOLLM_BUILDDIR", "."))
 TOOL = (BUILD / "cecollm-model").resolve()
-SKIP_ROPE = {"smollm3": 4}  # every so manieth block is without
+SKIP_ROPE = {"smollm3": 4}  # of so many blocks the last is without
 HALVES = {"qwen2", "qwen3"}
 N_PROMPT, N_OUTPUT = 5, 55
 
