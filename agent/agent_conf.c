@@ -118,8 +118,9 @@ static const struct conffile_key keys[] = {
               "for a line break, a tab, a bar and a backslash." },
     { "system", CONFFILE_STRING, AT(system), NULL,
       .help = "System message put before the conversation." },
-    { "template", CONFFILE_STRING, AT(template_name), NULL,
-      .help = "Name of the chat template, instead of the one the model's file names." },
+    { "chat_template", CONFFILE_STRING, AT(template_name), NULL,
+      .help = "Name of the chat template, instead of the one that the model's file "
+              "brings." },
     { "raw", CONFFILE_BOOL, AT(raw), "no",
       .help = "Take the prompt as it is, without a chat template." },
     { "json", CONFFILE_BOOL, AT(json), "no",

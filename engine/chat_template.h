@@ -3,8 +3,8 @@
  *
  * Files carry their template as a Jinja program. We do not run programs from
  * files: the known families are recognised by marks in that text and written here
- * in C, one row of a table each. An unknown template is an error that lists the
- * names one can force.
+ * in C, one row of a table each (chat_template_table.c). An unknown template is an
+ * error that lists the names one can force.
  *
  * Thread: no state; a template is constant.
  */
@@ -43,7 +43,8 @@ const char *chat_template_names(void);
  * *text: malloc'ed, NUL-terminated, the caller's. *literal (unless NULL): malloc'ed,
  * the caller's: where the messages' contents lie in it, [n] ranges, in order of
  * their place; *n_literal how many (a default system message adds none).
- * CE_EINVAL: n is not positive, or a role is unknown. */
+ * CE_EINVAL: n is not positive, a role is unknown, or the template wants users and
+ * assistants to take turns and they do not. */
 int chat_template_render(const struct chat_template *t, const struct chat_message *m,
                          int n, bool generate, char **text, size_t *len,
                          struct text_range **literal, size_t *n_literal,
@@ -51,7 +52,8 @@ int chat_template_render(const struct chat_template *t, const struct chat_messag
 
 /* Render and encode: the template's own marks become special tokens, the same
  * characters inside a message do not. bos is put in front where the vocabulary asks
- * for it. ids, cap, *n and errors as tokenizer_encode. */
+ * for it and the template does not bring it. ids, cap, *n and errors as tokenizer_encode.
+ */
 int chat_template_encode(const struct chat_template *t, const struct tokenizer *tok,
                          const struct chat_message *m, int n, bool generate, int32_t *ids,
                          size_t cap, size_t *n_ids, struct err *err) CE_MUSTCHECK;

@@ -12,6 +12,7 @@
 #include "common/memory.h"
 #include "tools/command.h"
 
+#include "engine/chat_template.h"
 #include "engine/tokenizer.h"
 #include "engine/utf8_stream.h"
 
@@ -22,19 +23,37 @@ struct token_list {
 
 /* ---- input ---- */
 
+/* How text becomes ids. */
+struct way {
+    const struct tokenizer *t;
+    const struct chat_template *chat; /* the text is a user's message; NULL: it is not */
+    bool special;
+};
+
 static int
-encode(const struct tokenizer *t, const char *text, size_t len, bool special,
-       struct token_list *out, struct err *err)
+encode_into(const struct way *w, const char *text, size_t len, int32_t *ids, size_t cap,
+            size_t *n, struct err *err)
+{
+    const struct chat_message m = { "user", text, len };
+
+    if (w->chat)
+        return chat_template_encode(w->chat, w->t, &m, 1, true, ids, cap, n, err);
+    return tokenizer_encode(w->t, text, len, w->special, ids, cap, n, err);
+}
+
+static int
+encode(const struct way *w, const char *text, size_t len, struct token_list *out,
+       struct err *err)
 {
     size_t n = 0;
-    int rc = tokenizer_encode(t, text, len, special, NULL, 0, &n, err);
+    int rc = encode_into(w, text, len, NULL, 0, &n, err);
 
     if (rc != 0 && rc != CE_ECONTEXT) /* that one says how many there are */
         return rc;
     out->ids = mem_array_alloc(n + 1, sizeof(*out->ids));
     if (!out->ids)
         return err_set(err, CE_ENOMEM, "no memory for %zu ids", n);
-    return tokenizer_encode(t, text, len, special, out->ids, n, &out->n, err);
+    return encode_into(w, text, len, out->ids, n, &out->n, err);
 }
 
 /* Ids between anything that is not part of a number: "1, 2", "[1,2]", one a line. */
@@ -123,20 +142,25 @@ print_json(const struct tokenizer *t, const struct token_list *l, struct err *er
 static int
 print_text(const struct tokenizer *t, const struct token_list *l, struct err *err)
 {
-    for (size_t i = 0; i < l->n; i++) {
-        size_t n;
-        const char *piece = tokenizer_piece(t, l->ids[i], &n);
+    size_t n, written = 0;
+    char *text;
+    int rc = tokenizer_decode(t, l->ids, l->n, true, NULL, 0, &n);
 
-        if (fwrite(piece, 1, n, stdout) != n)
-            return err_set(err, CE_EIO, "stdout: %s", strerror(errno));
-    }
-    return 0;
+    (void)rc; /* CE_ECONTEXT: now its length is known */
+    text = malloc(n + 1);
+    if (text && tokenizer_decode(t, l->ids, l->n, true, text, n, &n) == 0)
+        written = fwrite(text, 1, n, stdout);
+    free(text);
+    if (!text)
+        return err_set(err, CE_ENOMEM, "no memory for %zu bytes", n);
+    return written == n ? 0 : err_set(err, CE_EIO, "stdout: %s", strerror(errno));
 }
 
 /* ---- the command ---- */
 
 struct tokenize_args {
     const char *file, *text; /* text NULL or "-": stdin */
+    const char *chat;        /* a template's name, "auto", or NULL */
     bool special, ids, json, decode;
 };
 
@@ -146,6 +170,7 @@ tokenize(const struct tokenize_args *a, struct err *err)
     struct gguf *g = NULL;
     struct tokenizer *t = NULL;
     struct token_list list = { 0 };
+    struct way way = { .special = a->special };
     char *input = NULL;
     const char *text = a->text;
     size_t len = text ? strlen(text) : 0;
@@ -153,13 +178,17 @@ tokenize(const struct tokenize_args *a, struct err *err)
 
     if ((rc = gguf_open(&g, a->file, err)) || (rc = tokenizer_open(&t, g, err)))
         goto out;
+    way.t = t;
+    if (a->chat && (rc = chat_template_find(
+                        &way.chat, g, strcmp(a->chat, "auto") ? a->chat : NULL, err)))
+        goto out;
     if (!text || strcmp(text, "-") == 0) {
         if ((rc = command_read_text("-", TOKENIZER_MAX_TEXT, &input, &len, err)))
             goto out;
         text = input;
     }
     rc = a->decode ? parse_ids(t, text, len, &list, err)
-                   : encode(t, text, len, a->special, &list, err);
+                   : encode(&way, text, len, &list, err);
     if (rc != 0)
         goto out;
     if (a->json)
@@ -186,6 +215,8 @@ cmd_tokenize(int argc, char **argv)
     const struct option_spec specs[] = {
         { "special", 's', OPTIONS_FLAG, &a.special, NULL,
           "texts of special tokens become those tokens", 0, 0 },
+        { "chat-template", 'c', OPTIONS_TEXT, &a.chat, "NAME",
+          "TEXT is a user's message in this template (auto: the file's own)", 0, 0 },
         { "ids", 'i', OPTIONS_FLAG, &a.ids, NULL, "only the ids, on one line", 0, 0 },
         { "decode", 'd', OPTIONS_FLAG, &a.decode, NULL,
           "TEXT holds ids; print the text they stand for", 0, 0 },
@@ -193,7 +224,8 @@ cmd_tokenize(int argc, char **argv)
         { 0 }
     };
     const struct options_page page = {
-        "tokenize FILE [TEXT|-] [--special] [--ids|--json] [--decode]",
+        "tokenize FILE [TEXT|-] [--special|--chat-template NAME] [--ids|--json] "
+        "[--decode]",
         "Show the tokens of TEXT, or of what stdin gives: id and piece, one a line.",
         specs, 1, 2
     };
