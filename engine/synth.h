@@ -77,4 +77,8 @@ int synth_exits(const struct synth_params *p, const char *model_path, const int 
 /* The vocabulary's keys alone (tokenizer.*), for tests that need no weights. */
 int synth_write_vocab(struct gguf_writer *w, int n_vocab, struct err *err) CE_MUSTCHECK;
 
+/* The keys of a tiny SentencePiece vocabulary: 0 <unk>, 1 <s> (bos), 2 </s> (eos), 3
+ * <mark> (user-defined), pieces, then the 256 bytes. */
+void synth_write_spm_vocab(struct gguf_writer *w);
+
 #endif
