@@ -123,7 +123,7 @@ class Synthetic(Case):
         self.assertEqual(info["file_bytes"], self.model.stat().st_size)
         self.assertEqual([e["layer"] for e in info["exits"]], [2, 4])
         self.assertEqual([(s["cloud_from"], s["edge_to"]) for s in info["splits"]],
-                         [(2, 2), (4, 4), (2, 4), (3, 3)])
+                         [(2, 2), (3, 3), (4, 4), (2, 4)])
         # 6 blocks, 2 KV heads of 16, keys and values in two bytes
         self.assertEqual(info["kv_bytes_per_1000"], 6 * 2 * 16 * 2 * 2 * 1000)
         chosen = self.ok("info", self.model, "--exit-layers", "1,3,5")
