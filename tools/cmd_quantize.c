@@ -259,6 +259,8 @@ open_result(struct model **m, const char *path, struct err *err)
             fprintf(stderr,
                     "cecollm-model quantize: note: the exit heads beside it are another "
                     "model's: use --exits none, or another folder\n");
+        else
+            unlink(path);
     }
     progress_busy_end(busy);
     return rc;
