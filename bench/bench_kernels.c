@@ -143,11 +143,13 @@ random_matrix(uint32_t type, size_t n_out, size_t n_in)
 
 /* ---- matrix products ---- */
 
-static const uint32_t gguf_types[] = { [PACKED_Q4_0] = GGUF_Q4_0,
-                                       [PACKED_Q4_1] = GGUF_Q4_1,
-                                       [PACKED_Q8_0] = GGUF_Q8_0,
-                                       [PACKED_F16] = GGUF_F16,
-                                       [PACKED_F32] = GGUF_F32 };
+static const uint32_t gguf_types[] = {
+    [PACKED_Q4_0] = GGUF_Q4_0, [PACKED_Q4_1] = GGUF_Q4_1, [PACKED_Q5_0] = GGUF_Q5_0,
+    [PACKED_Q5_1] = GGUF_Q5_1, [PACKED_Q2_K] = GGUF_Q2_K, [PACKED_Q3_K] = GGUF_Q3_K,
+    [PACKED_Q4_K] = GGUF_Q4_K, [PACKED_Q5_K] = GGUF_Q5_K, [PACKED_Q6_K] = GGUF_Q6_K,
+    [PACKED_Q8_0] = GGUF_Q8_0, [PACKED_F16] = GGUF_F16,   [PACKED_BF16] = GGUF_BF16,
+    [PACKED_F32] = GGUF_F32
+};
 _Static_assert(sizeof(gguf_types) / sizeof(gguf_types[0]) == PACKED_N_FORMATS,
                "a format would not be timed");
 

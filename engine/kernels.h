@@ -34,6 +34,7 @@ struct act_group {
     float e;             /* d * sum of q */
     int32_t bias8;       /* ACT_MAGIC - 8 * sum of q, for nibbles without a minimum */
     int32_t bias128;     /* ACT_MAGIC - 128 * sum of q, for bytes made unsigned */
+    float half_sum[2];   /* sums of the first and the last 16 of q */
 };
 
 /* What a matrix product reads. Which pointer is used depends on the matrix

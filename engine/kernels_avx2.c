@@ -55,13 +55,15 @@ quantise_group(struct act_group *out, const float *x)
                                _mm256_packs_epi32(q[2], q[3]));
     codes = _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256((__m256i *)out->q, codes);
-    q[0] = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
-    {
-        __m128i s = _mm_add_epi32(_mm256_castsi256_si128(q[0]),
-                                  _mm256_extracti128_si256(q[0], 1));
+    { /* sums of the halves: pairs side by side, then two lanes of each */
+        __m256i s =
+            _mm256_hadd_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
+        __m128i t =
+            _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
 
-        s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-        sum = _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+        t = _mm_hadd_epi32(t, t);
+        _mm_storel_pi((__m64 *)(void *)out->half_sum, _mm_cvtepi32_ps(t));
+        sum = _mm_cvtsi128_si32(t) + _mm_extract_epi32(t, 1);
     }
     out->e = out->d * (float)sum;
     out->bias8 = ACT_MAGIC - 8 * sum;

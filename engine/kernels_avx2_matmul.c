@@ -65,15 +65,15 @@ tile_q4_1(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
 
     for (int r = 0; r < R; r++)
         acc[r][0] = acc[r][1] = _mm256_setzero_ps();
-    for (size_t b = 0; b < n_blocks; b++, block += PACKED_Q4_1_BLOCK) {
+    for (size_t b = 0; b < n_blocks; b++, block += packed_block_bytes(PACKED_Q4_1)) {
         __m256i sum[ROWS][2];
 
         if (first)
             prefetch(block, PACKED_Q4_1);
         block_q4(sum, block, a + b, n_blocks, R);
         for (int h = 0; h < 2; h++) {
-            __m256 dw = load_half8(block + PACKED_Q4_CODES + 16 * h),
-                   mw = load_half8(block + PACKED_Q4_CODES + 32 + 16 * h);
+            __m256 dw = load_half8(block + packed_code_bytes(PACKED_Q4_0) + 16 * h),
+                   mw = load_half8(block + packed_code_bytes(PACKED_Q4_0) + 32 + 16 * h);
 
             for (int r = 0; r < R; r++) {
                 const struct act_group *g = &a[(size_t)r * n_blocks + b];
@@ -97,14 +97,14 @@ tile_q4_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
 
     for (int r = 0; r < R; r++)
         acc[r][0] = acc[r][1] = _mm256_setzero_ps();
-    for (size_t b = 0; b < n_blocks; b++, block += PACKED_Q4_0_BLOCK) {
+    for (size_t b = 0; b < n_blocks; b++, block += packed_block_bytes(PACKED_Q4_0)) {
         __m256i sum[ROWS][2];
 
         if (first)
             prefetch(block, PACKED_Q4_0);
         block_q4(sum, block, a + b, n_blocks, R);
         for (int h = 0; h < 2; h++) {
-            __m256 dw = load_half8(block + PACKED_Q4_CODES + 16 * h);
+            __m256 dw = load_half8(block + packed_code_bytes(PACKED_Q4_0) + 16 * h);
             __m256 shift = _mm256_mul_ps(dw, _mm256_set1_ps(-ACT_MAGIC_F)); /* exact */
 
             for (int r = 0; r < R; r++) {
@@ -153,14 +153,14 @@ tile_q8_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
 
     for (int r = 0; r < R; r++)
         acc[r][0] = acc[r][1] = _mm256_setzero_ps();
-    for (size_t b = 0; b < n_blocks; b++, block += PACKED_Q8_0_BLOCK) {
+    for (size_t b = 0; b < n_blocks; b++, block += packed_block_bytes(PACKED_Q8_0)) {
         __m256i sum[ROWS][2];
 
         if (first)
             prefetch(block, PACKED_Q8_0);
         block_q8(sum, block, a + b, n_blocks, R);
         for (int h = 0; h < 2; h++) {
-            __m256 dw = load_half8(block + PACKED_Q8_CODES + 16 * h);
+            __m256 dw = load_half8(block + packed_code_bytes(PACKED_Q8_0) + 16 * h);
 
             for (int r = 0; r < R; r++) {
                 __m256 t = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[r][h]), dw);
@@ -195,18 +195,23 @@ DEFINE_MATMUL(matmul_q8_0, PACKED_Q8_0)
 /* ---- floats ---- */
 
 TEMPLATE __m256
-load_plain8(const uint8_t *values, size_t index, const int half)
+load_plain8(const uint8_t *values, size_t index, const enum packed_format f)
 {
-    if (half)
+    if (f == PACKED_F16)
         return load_half8(values + index * 2);
+    if (f == PACKED_BF16) {
+        __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(values + index * 2));
+
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+    }
     return _mm256_load_ps((const float *)(const void *)values + index);
 }
 
 /* T tiles side by side, so that a single row has enough independent sums. */
 TEMPLATE void
 tiles_plain(float *y, size_t y_stride, size_t n_valid, const uint8_t *values,
-            size_t tile_bytes, const float *x, size_t n_in, const int half, const int T,
-            const int R)
+            size_t tile_bytes, const float *x, size_t n_in, const enum packed_format f,
+            const int T, const int R)
 {
     __m256 acc[4][ROWS][2];
 
@@ -216,8 +221,8 @@ tiles_plain(float *y, size_t y_stride, size_t n_valid, const uint8_t *values,
     for (size_t i = 0; i < n_in; i++) {
         for (int t = 0; t < T; t++) {
             const uint8_t *tile = values + (size_t)t * tile_bytes;
-            __m256 w0 = load_plain8(tile, i * PACKED_ROWS, half);
-            __m256 w1 = load_plain8(tile, i * PACKED_ROWS + 8, half);
+            __m256 w0 = load_plain8(tile, i * PACKED_ROWS, f);
+            __m256 w1 = load_plain8(tile, i * PACKED_ROWS + 8, f);
 
             for (int r = 0; r < R; r++) {
                 __m256 v = _mm256_set1_ps(x[(size_t)r * n_in + i]);
@@ -242,5 +247,6 @@ kernels_avx2_install_matmul(struct kernels *k)
     k->matmul[PACKED_Q4_1] = matmul_q4_1;
     k->matmul[PACKED_Q8_0] = matmul_q8_0;
     k->matmul[PACKED_F16] = matmul_f16;
+    k->matmul[PACKED_BF16] = matmul_bf16;
     k->matmul[PACKED_F32] = matmul_f32;
 }

@@ -30,7 +30,10 @@ quantise_group(struct act_group *out, const float *x)
     q1 = _mm512_cvtps_epi32(_mm512_mul_ps(v1, r));
     _mm_storeu_si128((__m128i *)out->q, _mm512_cvtepi32_epi8(q0));
     _mm_storeu_si128((__m128i *)(out->q + 16), _mm512_cvtepi32_epi8(q1));
-    sum = sum16(_mm512_add_epi32(q0, q1));
+    sum = sum16(q0);
+    out->half_sum[0] = (float)sum;
+    out->half_sum[1] = (float)sum16(q1);
+    sum += (int32_t)out->half_sum[1];
     out->e = out->d * (float)sum;
     out->bias8 = ACT_MAGIC - 8 * sum;
     out->bias128 = ACT_MAGIC - 128 * sum;

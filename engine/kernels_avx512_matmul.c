@@ -135,11 +135,25 @@ DEFINE_MATMUL(matmul_q8_0, PACKED_Q8_0)
 
 /* ---- floats ---- */
 
+/* Column i of a tile. */
+TEMPLATE __m512
+load_plain16(const uint8_t *tile, size_t i, const enum packed_format f)
+{
+    if (f == PACKED_F16)
+        return load_half16(tile + i * 32);
+    if (f == PACKED_BF16) {
+        __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)(tile + i * 32));
+
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+    }
+    return _mm512_loadu_ps((const float *)(const void *)(tile + i * 64));
+}
+
 /* T tiles side by side, so that a single row has enough independent sums. */
 TEMPLATE void
 tiles_plain(float *y, size_t y_stride, size_t n_valid, const uint8_t *values,
-            size_t tile_bytes, const float *x, size_t n_in, const int half, const int T,
-            const int R)
+            size_t tile_bytes, const float *x, size_t n_in, const enum packed_format f,
+            const int T, const int R)
 {
     __m512 acc[8][ROWS];
 
@@ -149,9 +163,7 @@ tiles_plain(float *y, size_t y_stride, size_t n_valid, const uint8_t *values,
     for (size_t i = 0; i < n_in; i++) {
         for (int t = 0; t < T; t++) {
             const uint8_t *tile = values + (size_t)t * tile_bytes;
-            __m512 w =
-                half ? load_half16(tile + i * 32)
-                     : _mm512_loadu_ps((const float *)(const void *)(tile + i * 64));
+            __m512 w = load_plain16(tile, i, f);
 
             for (int r = 0; r < R; r++)
                 acc[t][r] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[(size_t)r * n_in + i]),
@@ -173,5 +185,6 @@ kernels_avx512_install_matmul(struct kernels *k)
     k->matmul[PACKED_Q4_1] = matmul_q4_1;
     k->matmul[PACKED_Q8_0] = matmul_q8_0;
     k->matmul[PACKED_F16] = matmul_f16;
+    k->matmul[PACKED_BF16] = matmul_bf16;
     k->matmul[PACKED_F32] = matmul_f32;
 }

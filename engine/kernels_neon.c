@@ -58,7 +58,10 @@ quantise_group(struct act_group *out, const float *x)
     }
     vst1q_s8(out->q, vcombine_s8(vmovn_s16(half[0]), vmovn_s16(half[1])));
     vst1q_s8(out->q + 16, vcombine_s8(vmovn_s16(half[2]), vmovn_s16(half[3])));
-    sum = vaddvq_s16(vaddq_s16(vaddq_s16(half[0], half[1]), vaddq_s16(half[2], half[3])));
+    sum = vaddvq_s16(vaddq_s16(half[0], half[1]));
+    out->half_sum[0] = (float)sum;
+    out->half_sum[1] = (float)vaddvq_s16(vaddq_s16(half[2], half[3]));
+    sum += (int32_t)out->half_sum[1];
     out->e = out->d * (float)sum;
     out->bias8 = ACT_MAGIC - 8 * sum;
     out->bias128 = ACT_MAGIC - 128 * sum;

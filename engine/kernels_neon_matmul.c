@@ -101,10 +101,19 @@ DEFINE_MATMULS(tile_all)
 /* ---- floats ---- */
 
 TEMPLATE void
-load_plain16(float32x4_t w[4], const uint8_t *values, size_t index, const int half)
+load_plain16(float32x4_t w[4], const uint8_t *values, size_t index,
+             const enum packed_format f)
 {
-    if (half) {
+    if (f == PACKED_F16) {
         load_half16(w, values + index * 2);
+        return;
+    }
+    if (f == PACKED_BF16) {
+        for (size_t v = 0; v < 4; v++) {
+            uint16x4_t h = vreinterpret_u16_u8(vld1_u8(values + index * 2 + 8 * v));
+
+            w[v] = vreinterpretq_f32_u32(vshll_n_u16(h, 16));
+        }
         return;
     }
     for (int v = 0; v < 4; v++)
@@ -114,8 +123,8 @@ load_plain16(float32x4_t w[4], const uint8_t *values, size_t index, const int ha
 /* T tiles side by side, so that a single row has enough independent sums. */
 TEMPLATE void
 tiles_plain(float *y, size_t y_stride, size_t n_valid, const uint8_t *values,
-            size_t tile_bytes, const float *x, size_t n_in, const int half, const int T,
-            const int R)
+            size_t tile_bytes, const float *x, size_t n_in, const enum packed_format f,
+            const int T, const int R)
 {
     float32x4_t acc[4][4][4];
 
@@ -127,7 +136,7 @@ tiles_plain(float *y, size_t y_stride, size_t n_valid, const uint8_t *values,
         for (int t = 0; t < T; t++) {
             float32x4_t w[4];
 
-            load_plain16(w, values + (size_t)t * tile_bytes, i * PACKED_ROWS, half);
+            load_plain16(w, values + (size_t)t * tile_bytes, i * PACKED_ROWS, f);
             for (int r = 0; r < R; r++)
                 for (int v = 0; v < 4; v++)
                     acc[t][r][v] =
@@ -154,5 +163,6 @@ kernels_neon_install_matmul(struct kernels *k)
     k->matmul[PACKED_Q4_1] = matmul_q4_1;
     k->matmul[PACKED_Q8_0] = matmul_q8_0;
     k->matmul[PACKED_F16] = matmul_f16;
+    k->matmul[PACKED_BF16] = matmul_bf16;
     k->matmul[PACKED_F32] = matmul_f32;
 }

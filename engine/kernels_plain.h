@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * kernels_plain.h - products with F16 and F32 weights over a range of tiles, which
+ * kernels_plain.h - products with F16, BF16 and F32 weights over a range of tiles, which
  * is the same for every instruction set (doc/NUMERICS.md section 3).
  *
  * Included behind the including file's tiles_plain, T tiles by R rows in registers,
@@ -13,7 +13,7 @@
 
 TEMPLATE void
 matmul_plain(float *y, size_t y_stride, const struct packed *w, size_t tile_from,
-             size_t tile_to, const struct activations *a, const int half)
+             size_t tile_to, const struct activations *a, const enum packed_format f)
 {
     size_t step = a->n_rows < PLAIN_ROWS ? PLAIN_ROWS : 1;
 
@@ -27,15 +27,15 @@ matmul_plain(float *y, size_t y_stride, const struct packed *w, size_t tile_from
             step = 1;
         for (; rows >= PLAIN_ROWS;
              rows -= PLAIN_ROWS, x += PLAIN_ROWS * w->n_in, out += PLAIN_ROWS * y_stride)
-            tiles_plain(out, y_stride, n_valid, tile, w->tile_bytes, x, w->n_in, half, 1,
+            tiles_plain(out, y_stride, n_valid, tile, w->tile_bytes, x, w->n_in, f, 1,
                         PLAIN_ROWS);
         for (; rows > 0; rows--, x += w->n_in, out += y_stride) {
             if (step == PLAIN_ROWS)
-                tiles_plain(out, y_stride, n_valid, tile, w->tile_bytes, x, w->n_in, half,
+                tiles_plain(out, y_stride, n_valid, tile, w->tile_bytes, x, w->n_in, f,
                             PLAIN_ROWS, 1);
             else
-                tiles_plain(out, y_stride, n_valid, tile, w->tile_bytes, x, w->n_in, half,
-                            1, 1);
+                tiles_plain(out, y_stride, n_valid, tile, w->tile_bytes, x, w->n_in, f, 1,
+                            1);
         }
     }
 }
@@ -44,14 +44,21 @@ static inline void
 matmul_f16(float *y, size_t y_stride, const struct packed *w, size_t tile_from,
            size_t tile_to, const struct activations *a)
 {
-    matmul_plain(y, y_stride, w, tile_from, tile_to, a, 1);
+    matmul_plain(y, y_stride, w, tile_from, tile_to, a, PACKED_F16);
+}
+
+static inline void
+matmul_bf16(float *y, size_t y_stride, const struct packed *w, size_t tile_from,
+            size_t tile_to, const struct activations *a)
+{
+    matmul_plain(y, y_stride, w, tile_from, tile_to, a, PACKED_BF16);
 }
 
 static inline void
 matmul_f32(float *y, size_t y_stride, const struct packed *w, size_t tile_from,
            size_t tile_to, const struct activations *a)
 {
-    matmul_plain(y, y_stride, w, tile_from, tile_to, a, 0);
+    matmul_plain(y, y_stride, w, tile_from, tile_to, a, PACKED_F32);
 }
 
 #endif

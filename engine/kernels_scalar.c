@@ -41,6 +41,7 @@ quantise_group(struct act_group *out, const float *x)
     float a = 0.0f, r = 0.0f;
     int32_t sum = 0;
 
+    out->half_sum[0] = out->half_sum[1] = 0.0f;
     for (int i = 0; i < ACT_GROUP; i++)
         a = larger(fabsf(x[i]), a);
     out->d = 0.0f;
@@ -50,6 +51,7 @@ quantise_group(struct act_group *out, const float *x)
     }
     for (int i = 0; i < ACT_GROUP; i++) {
         out->q[i] = a >= 0x1p-100f ? (int8_t)rintf(x[i] * r) : 0;
+        out->half_sum[i / 16] += (float)out->q[i];
         sum += out->q[i];
     }
     out->e = out->d * (float)sum;
@@ -75,82 +77,119 @@ half_at(const uint8_t *p, size_t index)
     return half_to_float(h);
 }
 
-/* The integer dot product of row `row` of a block; codes less `offset`. */
+/* Bits of column `column` of row `row` in a plane of `bits` bits. */
+static int
+plane_bits(const uint8_t *plane, size_t bits, size_t row, size_t column)
+{
+    size_t chunk = column / 4, vector = chunk % bits;
+    uint8_t byte = plane[(vector * PACKED_ROWS + row) * 4 + column % 4];
+
+    return byte >> chunk / bits * bits & ((1 << bits) - 1);
+}
+
+/* A code of a block, less its offset. */
+static int
+code_at(const uint8_t *block, enum packed_format f, size_t row, size_t column)
+{
+    size_t bits = packed_traits[f].bits, base = (size_t)packed_base_bits(f);
+    int n;
+
+    if (bits == 8)
+        return (int8_t)block[(column / 4 * PACKED_ROWS + row) * 4 + column % 4];
+    n = plane_bits(block, base, row, column);
+    if (bits > base) /* behind a plane of base * 64 bytes */
+        n |= plane_bits(block + base * 64, bits - base, row, column) << base;
+    return n - packed_traits[f].offset;
+}
+
+/* The integer dot product of columns [from, to) of row `row` of a block. */
 static int32_t
-dot_q4(const uint8_t *block, size_t row, int offset, const int8_t *q)
+dot(const uint8_t *block, enum packed_format f, size_t row, size_t from, size_t to,
+    const int8_t *q)
 {
     int32_t sum = 0;
 
-    for (size_t c = 0; c < 4; c++) {
-        const uint8_t *n = block + (c * PACKED_ROWS + row) * 4;
+    for (size_t i = from; i < to; i++)
+        sum += code_at(block, f, row, i) * q[i];
+    return sum;
+}
 
-        for (size_t j = 0; j < 4; j++) {
-            sum += ((n[j] & 15) - offset) * q[4 * c + j];
-            sum += ((n[j] >> 4) - offset) * q[16 + 4 * c + j];
+static float
+output_blocks(const struct packed *w, const uint8_t *block, size_t row,
+              const struct act_group *a)
+{
+    float acc = 0.0f;
+
+    for (size_t b = 0; b < w->n_in / PACKED_BLOCK; b++) {
+        const uint8_t *scales = block + packed_code_bytes(w->format);
+        int32_t idot = dot(block, w->format, row, 0, PACKED_BLOCK, a[b].q);
+
+        acc = fmaf((float)idot * half_at(scales, row), a[b].d, acc);
+        if (packed_traits[w->format].minimum)
+            acc = fmaf(half_at(scales, PACKED_ROWS + row), a[b].e, acc);
+        block += packed_block_bytes(w->format);
+    }
+    return acc;
+}
+
+/* One block of a superblock whose halves are d and dmin. */
+static float
+add_sub_blocks(float acc, const uint8_t *block, enum packed_format f, size_t row, float d,
+               float dmin, const struct act_group *a)
+{
+    const uint8_t *sc = block + packed_code_bytes(f) + row;
+    size_t sub = packed_traits[f].sub, n = PACKED_BLOCK / sub;
+    const uint8_t *m = sc + n * PACKED_ROWS;
+    int32_t idot = 0;
+
+    for (size_t i = 0; i < n; i++) /* those of Q2_K, Q4_K and Q5_K are below 128, too */
+        idot += (int8_t)sc[i * PACKED_ROWS] *
+                dot(block, f, row, i * sub, (i + 1) * sub, a->q);
+    acc = fmaf((float)idot * d, a->d, acc);
+    if (packed_traits[f].minimum && n == 1)
+        acc = fmaf(-(dmin * (float)m[0]), a->e, acc);
+    if (packed_traits[f].minimum && n == 2) {
+        float mdot =
+            (float)m[0] * a->half_sum[0] + (float)m[PACKED_ROWS] * a->half_sum[1];
+
+        acc = fmaf(-(mdot * dmin), a->d, acc);
+    }
+    return acc;
+}
+
+static float
+output_super(const struct packed *w, const uint8_t *tile, size_t row,
+             const struct act_group *a)
+{
+    float acc = 0.0f;
+
+    for (size_t s = 0; s < w->n_in / PACKED_SUPER; s++) {
+        const uint8_t *block = tile + packed_halves_bytes(w->format);
+        float d = half_at(tile, row), dmin = 0.0f;
+
+        if (packed_traits[w->format].minimum)
+            dmin = half_at(tile, PACKED_ROWS + row);
+        for (int b = 0; b < PACKED_SUPER / PACKED_BLOCK; b++, a++) {
+            acc = add_sub_blocks(acc, block, w->format, row, d, dmin, a);
+            block += packed_block_bytes(w->format);
         }
-    }
-    return sum;
-}
-
-static int32_t
-dot_q8(const uint8_t *block, size_t row, const int8_t *q)
-{
-    int32_t sum = 0;
-
-    for (size_t c = 0; c < 8; c++) {
-        const uint8_t *n = block + (c * PACKED_ROWS + row) * 4;
-
-        for (size_t j = 0; j < 4; j++)
-            sum += (int8_t)n[j] * q[4 * c + j];
-    }
-    return sum;
-}
-
-static float
-output_q4_0(const struct packed *w, const uint8_t *tile, size_t row,
-            const struct act_group *a)
-{
-    float acc = 0.0f;
-
-    for (size_t b = 0; b < w->n_in / PACKED_BLOCK; b++) {
-        const uint8_t *block = tile + b * PACKED_Q4_0_BLOCK;
-        float dw = half_at(block + PACKED_Q4_CODES, row);
-
-        acc = fmaf((float)dot_q4(block, row, 8, a[b].q) * dw, a[b].d, acc);
+        tile = block;
     }
     return acc;
 }
 
+/* A bfloat16 is the upper half of a float. */
 static float
-output_q4_1(const struct packed *w, const uint8_t *tile, size_t row,
-            const struct act_group *a)
+brain_at(const uint8_t *p, size_t index)
 {
-    float acc = 0.0f;
+    uint16_t h;
+    uint32_t bits;
+    float v;
 
-    for (size_t b = 0; b < w->n_in / PACKED_BLOCK; b++) {
-        const uint8_t *block = tile + b * PACKED_Q4_1_BLOCK;
-        float dw = half_at(block + PACKED_Q4_CODES, row);
-        float mw = half_at(block + PACKED_Q4_CODES, PACKED_ROWS + row);
-
-        acc = fmaf((float)dot_q4(block, row, 0, a[b].q) * dw, a[b].d, acc);
-        acc = fmaf(mw, a[b].e, acc);
-    }
-    return acc;
-}
-
-static float
-output_q8_0(const struct packed *w, const uint8_t *tile, size_t row,
-            const struct act_group *a)
-{
-    float acc = 0.0f;
-
-    for (size_t b = 0; b < w->n_in / PACKED_BLOCK; b++) {
-        const uint8_t *block = tile + b * PACKED_Q8_0_BLOCK;
-        float dw = half_at(block + PACKED_Q8_CODES, row);
-
-        acc = fmaf((float)dot_q8(block, row, a[b].q) * dw, a[b].d, acc);
-    }
-    return acc;
+    memcpy(&h, p + index * sizeof(h), sizeof(h));
+    bits = (uint32_t)h << 16;
+    memcpy(&v, &bits, sizeof(v));
+    return v;
 }
 
 static float
@@ -163,6 +202,8 @@ output_plain(const struct packed *w, const uint8_t *tile, size_t row, const floa
 
         if (w->format == PACKED_F16)
             weight = half_at(tile, i * PACKED_ROWS + row);
+        else if (w->format == PACKED_BF16)
+            weight = brain_at(tile, i * PACKED_ROWS + row);
         else
             memcpy(&weight, tile + (i * PACKED_ROWS + row) * sizeof(float),
                    sizeof(float));
@@ -186,14 +227,12 @@ matmul(float *y, size_t y_stride, const struct packed *w, size_t tile_from,
             size_t row = o % PACKED_ROWS;
             float *out = &y[r * y_stride + o];
 
-            if (w->format == PACKED_Q4_0)
-                *out = output_q4_0(w, tile, row, groups);
-            else if (w->format == PACKED_Q4_1)
-                *out = output_q4_1(w, tile, row, groups);
-            else if (w->format == PACKED_Q8_0)
-                *out = output_q8_0(w, tile, row, groups);
-            else
+            if (!packed_is_quantised(w))
                 *out = output_plain(w, tile, row, a->x + r * w->n_in);
+            else if (packed_traits[w->format].sub == 0)
+                *out = output_blocks(w, tile, row, groups);
+            else
+                *out = output_super(w, tile, row, groups);
         }
     }
 }

@@ -83,13 +83,6 @@ model_key_int(const struct gguf *g, const char *name, int lo, int hi, int fallba
     return 0;
 }
 
-static bool
-type_multiplies(uint32_t type)
-{
-    return type == GGUF_F32 || type == GGUF_F16 || type == GGUF_Q8_0 ||
-           type == GGUF_Q4_0 || type == GGUF_Q4_1;
-}
-
 int
 model_tensor(const struct gguf *g, const char *name, size_t rows, size_t cols,
              const struct gguf_tensor **out, struct err *err)
@@ -108,10 +101,9 @@ model_tensor(const struct gguf *g, const char *name, size_t rows, size_t cols,
     if (rows == 0 && t->type != GGUF_F32)
         return err_set(err, CE_EUNSUPPORTED, "%s: tensor %s is %s, expected F32",
                        gguf_path(g), name, gguf_type_name(t->type));
-    if (!type_multiplies(t->type))
+    if (!quant_is_known(t->type))
         return err_set(err, CE_EUNSUPPORTED,
-                       "%s: tensor %s is %s; this build computes F32, F16, Q8_0, Q4_0 "
-                       "and Q4_1",
+                       "%s: tensor %s is %s; this build computes " QUANT_TYPES,
                        gguf_path(g), name, gguf_type_name(t->type));
     *out = t;
     return 0;

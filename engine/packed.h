@@ -8,17 +8,25 @@
  * matrix. A tile starts at a multiple of 64 bytes. A quantised tile is its blocks of 32
  * columns one after another, each its codes and right behind them its scales:
  *
- *   Q4_0, Q4_1   codes[c < 4][row < 16][j < 4], one byte each: the row's nibble byte
- *                4c + j of the block, that is column 4c + j in its low and column
- *                16 + 4c + j in its high half
- *   Q8_0         codes[c < 8][row < 16][j < 4]: column 4c + j, signed
- *   scales       half d[row], and for Q4_1 then half m[row]
- *   F16, F32     values[column][row], no scales
+ *   codes        of Q8_0: codes[k < 8][row < 16][j < 4], signed bytes; chunk k has the
+ *                columns 4k .. 4k + 3. Of all others in planes of 4, 2 or 1 bits, the
+ *                lowest bits of codes first: Q2_K is {2}, Q3_K {2, 1}, Q4 {4}, Q5 {4, 1},
+ *                Q6_K {4, 2}. A plane of b bits is b vectors of 64 bytes [row][j]; vector
+ *                c holds the chunks c, c + b, c + 2b ... from its lowest bits upwards.
+ *   scales       half d[row], and for Q4_1 and Q5_1 then half m[row]
+ *   F16, BF16, F32   values[column][row], no scales
+ *
+ * In K formats eight blocks make a superblock. It begins with its halves d[row] and, if
+ * the format has minima, dmin[row]; its blocks end in sub-scales instead of halves:
+ *
+ *   Q4_K, Q5_K   u8 sc[row], u8 m[row]
+ *   Q3_K, Q6_K   i8 sc[half < 2][row], one for every 16 columns
+ *   Q2_K         u8 sc[half < 2][row], u8 m[half < 2][row]
  *
  * So a product reads one stream of memory from its first tile to its last. (With all
  * scales of a tile behind all its codes, single rows ran at 11 GB/s instead of 27 on
  * one thread of Zen 4: the hardware follows two interleaved streams of a few KiB badly.)
- * Blocks of Q4_0 and Q8_0 start at multiples of 32 bytes only.
+ * Blocks start at multiples of 32 bytes.
  *
  * A matrix need not be packed whole: one without `data` is only described, and a few
  * tiles at a time are packed into room of the caller's (packed_piece).
@@ -36,45 +44,99 @@
 
 /* Of the layout above. Files on disk name it (packed_cache.h): one more for every change
  * of a tile's bytes. */
-#define PACKED_LAYOUT 1
+#define PACKED_LAYOUT 2
 
-#define PACKED_ROWS  16 /* output rows of a tile */
-#define PACKED_BLOCK 32 /* columns of a quantised block */
-
-/* Bytes of a block: where its scales start, and where the next block does. */
-#define PACKED_Q4_CODES   256
-#define PACKED_Q8_CODES   512
-#define PACKED_Q4_0_BLOCK (PACKED_Q4_CODES + 32)
-#define PACKED_Q4_1_BLOCK (PACKED_Q4_CODES + 64)
-#define PACKED_Q8_0_BLOCK (PACKED_Q8_CODES + 32)
+#define PACKED_ROWS  16  /* output rows of a tile */
+#define PACKED_BLOCK 32  /* columns of a quantised block */
+#define PACKED_SUPER 256 /* and of a superblock */
 
 enum packed_format {
     PACKED_Q4_0,
     PACKED_Q4_1,
-    PACKED_Q8_0,
+    PACKED_Q5_0,
+    PACKED_Q5_1,
+    PACKED_Q2_K,
+    PACKED_Q3_K,
+    PACKED_Q4_K,
+    PACKED_Q5_K,
+    PACKED_Q6_K,
+    PACKED_Q8_0, /* the last that reads quantised activations */
     PACKED_F16,
+    PACKED_BF16,
     PACKED_F32,
     PACKED_N_FORMATS
 };
 
-/* Bytes of a quantised block: its codes, and all of it. */
+/* What distinguishes formats. Templates over a constant format fold all that is asked of
+ * this table and of the functions below. */
+static const struct packed_traits {
+    uint8_t bits;   /* of a code, or of a plain value */
+    uint8_t offset; /* taken off a code */
+    uint8_t sub;    /* columns with a sub-scale of their own; 0: no superblocks */
+    bool minimum;
+} packed_traits[PACKED_N_FORMATS] = {
+    [PACKED_Q4_0] = { 4, 8, 0, false },   [PACKED_Q4_1] = { 4, 0, 0, true },
+    [PACKED_Q5_0] = { 5, 16, 0, false },  [PACKED_Q5_1] = { 5, 0, 0, true },
+    [PACKED_Q2_K] = { 2, 0, 16, true },   [PACKED_Q3_K] = { 3, 4, 16, false },
+    [PACKED_Q4_K] = { 4, 0, 32, true },   [PACKED_Q5_K] = { 5, 0, 32, true },
+    [PACKED_Q6_K] = { 6, 32, 16, false }, [PACKED_Q8_0] = { 8, 0, 0, false },
+    [PACKED_F16] = { 16, 0, 0, false },   [PACKED_BF16] = { 16, 0, 0, false },
+    [PACKED_F32] = { 32, 0, 0, false },
+};
+
+/* Bits of the first plane; the second one has what is left. */
+static inline int
+packed_base_bits(enum packed_format f)
+{
+    return packed_traits[f].bits >= 8 ? 8 : packed_traits[f].bits >= 4 ? 4 : 2;
+}
+
+/* Bytes of a block's codes. */
 static inline size_t
 packed_code_bytes(enum packed_format f)
 {
-    return f == PACKED_Q8_0 ? PACKED_Q8_CODES : PACKED_Q4_CODES;
+    return (size_t)packed_traits[f].bits * PACKED_BLOCK * PACKED_ROWS / 8;
 }
 
+/* Bytes of half d[16] and, with minima, half m[16] or dmin[16]. */
+static inline size_t
+packed_halves_bytes(enum packed_format f)
+{
+    return packed_traits[f].minimum ? 4 * PACKED_ROWS : 2 * PACKED_ROWS;
+}
+
+/* Bytes from a block to the next: codes, and the scales behind them. */
 static inline size_t
 packed_block_bytes(enum packed_format f)
 {
-    return f == PACKED_Q4_0   ? PACKED_Q4_0_BLOCK
-           : f == PACKED_Q4_1 ? PACKED_Q4_1_BLOCK
-                              : PACKED_Q8_0_BLOCK;
+    const size_t sub = packed_traits[f].sub;
+
+    if (sub == 0)
+        return packed_code_bytes(f) + packed_halves_bytes(f);
+    return packed_code_bytes(f) +
+           PACKED_BLOCK / sub * PACKED_ROWS * (packed_traits[f].minimum ? 2 : 1);
+}
+
+/* Columns and bytes of what a tile is a run of: superblocks, blocks or single columns. */
+static inline size_t
+packed_unit_columns(enum packed_format f)
+{
+    return f > PACKED_Q8_0 ? 1 : packed_traits[f].sub ? PACKED_SUPER : PACKED_BLOCK;
+}
+
+static inline size_t
+packed_unit_bytes(enum packed_format f)
+{
+    if (f > PACKED_Q8_0)
+        return (size_t)packed_traits[f].bits * PACKED_ROWS / 8;
+    if (packed_traits[f].sub == 0)
+        return packed_block_bytes(f);
+    return packed_halves_bytes(f) + PACKED_SUPER / PACKED_BLOCK * packed_block_bytes(f);
 }
 
 struct packed {
     enum packed_format format;
-    size_t n_out, n_in; /* of the matrix; n_in is whole blocks when quantised */
+    size_t n_out, n_in; /* of the matrix; n_in is whole (super)blocks when quantised */
     size_t n_tiles;     /* n_out / 16, rounded up */
     size_t tile_bytes;  /* a multiple of 64 */
     uint8_t *data;      /* [n_tiles * tile_bytes], 64-byte aligned; NULL: not packed */
@@ -87,7 +149,7 @@ int packed_shape(struct packed *out, uint32_t gguf_type, size_t n_out, size_t n_
                  struct err *err) CE_MUSTCHECK;
 
 /* Allocate room for a matrix of an enum gguf_type. CE_EUNSUPPORTED for other types
- * than Q4_0, Q4_1, Q8_0, F16, F32; CE_EINVAL for a zero dimension, part blocks or
+ * than those of QUANT_TYPES; CE_EINVAL for a zero dimension, part blocks or
  * sizes that overflow; CE_ENOMEM. *out is empty (data NULL) on failure. */
 int packed_init(struct packed *out, uint32_t gguf_type, size_t n_out, size_t n_in,
                 struct err *err) CE_MUSTCHECK;

@@ -421,7 +421,10 @@ put_exit(struct job *j, int layer, size_t width)
     snprintf(name, sizeof(name), "exit.%d.screen.down.weight", layer);
     put_matrix(j, name, d % 32 == 0 ? GGUF_Q8_0 : GGUF_F16, SCREEN_RANK, d, in, 0);
     snprintf(name, sizeof(name), "exit.%d.screen.up.weight", layer);
-    put_matrix(j, name, j->p->type, (size_t)j->p->n_vocab, SCREEN_RANK, 0.5, 0);
+    /* no superblock has room in a row of the rank */
+    put_matrix(j, name,
+               SCREEN_RANK % gguf_block_elems(j->p->type) == 0 ? j->p->type : GGUF_Q8_0,
+               (size_t)j->p->n_vocab, SCREEN_RANK, 0.5, 0);
 }
 
 static const struct gguf_str kind_names[] = { [SYNTH_EXIT_MLP] = { "mlp", 3 },

@@ -10,22 +10,16 @@
 #include "tools/command.h"
 #include "tools/progress.h"
 
+#include "engine/quant.h"
 #include "engine/synth.h"
 
 static int
 type_by_name(const char *name, uint32_t *type, struct err *err)
 {
-    static const uint32_t types[] = { GGUF_F32, GGUF_F16, GGUF_Q8_0, GGUF_Q4_0,
-                                      GGUF_Q4_1 };
-
-    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
-        if (strcasecmp(name, gguf_type_name(types[i])) == 0) {
-            *type = types[i];
+    for (*type = 0; *type <= GGUF_BF16; ++*type)
+        if (quant_is_known(*type) && strcasecmp(name, gguf_type_name(*type)) == 0)
             return 0;
-        }
-    }
-    return err_set(err, CE_EINVAL, "--type: \"%s\" is none of F32, F16, Q8_0, Q4_0, Q4_1",
-                   name);
+    return err_set(err, CE_EINVAL, "--type: \"%s\" is none of " QUANT_TYPES, name);
 }
 
 static int
@@ -103,7 +97,7 @@ cmd_synth(int argc, char **argv)
     const struct option_spec specs[] = {
         { "output", 'o', OPTIONS_TEXT, &out, "FILE", "the model file to write", 0, 0 },
         { "type", 0, OPTIONS_TEXT, &type, "NAME",
-          "of all matrices: F32 (default), F16, Q8_0, Q4_0, Q4_1", 0, 0 },
+          "of all matrices (default F32): " QUANT_TYPES, 0, 0 },
         { "arch", 0, OPTIONS_TEXT, &arch, "NAME",
           "llama (default), qwen2, qwen3, smollm3", 0, 0 },
         { "layers", 0, OPTIONS_INT, &p.n_layers, "N", "blocks (default 4)", 1, 1024 },

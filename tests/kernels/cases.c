@@ -14,8 +14,11 @@
 #include "engine/quant.h"
 
 const uint32_t cases_types[PACKED_N_FORMATS] = {
-    [PACKED_Q4_0] = GGUF_Q4_0, [PACKED_Q4_1] = GGUF_Q4_1, [PACKED_Q8_0] = GGUF_Q8_0,
-    [PACKED_F16] = GGUF_F16,   [PACKED_F32] = GGUF_F32,
+    [PACKED_Q4_0] = GGUF_Q4_0, [PACKED_Q4_1] = GGUF_Q4_1, [PACKED_Q5_0] = GGUF_Q5_0,
+    [PACKED_Q5_1] = GGUF_Q5_1, [PACKED_Q2_K] = GGUF_Q2_K, [PACKED_Q3_K] = GGUF_Q3_K,
+    [PACKED_Q4_K] = GGUF_Q4_K, [PACKED_Q5_K] = GGUF_Q5_K, [PACKED_Q6_K] = GGUF_Q6_K,
+    [PACKED_Q8_0] = GGUF_Q8_0, [PACKED_F16] = GGUF_F16,   [PACKED_BF16] = GGUF_BF16,
+    [PACKED_F32] = GGUF_F32,
 };
 
 static uint64_t counter;
@@ -87,25 +90,41 @@ cases_alloc(size_t n, size_t size)
     return p;
 }
 
-/* Codes at their extremes and scales at theirs. */
+/* Where the half floats of a block stand; returns how many. */
+static size_t
+halves_of(uint32_t type, size_t at[2])
+{
+    at[0] = type == GGUF_Q2_K   ? offsetof(struct quant_q2_k, d)
+            : type == GGUF_Q3_K ? offsetof(struct quant_q3_k, d)
+            : type == GGUF_Q6_K ? offsetof(struct quant_q6_k, d)
+                                : 0;
+    at[1] = at[0] + 2;
+    return type == GGUF_Q4_1 || type == GGUF_Q5_1 || type == GGUF_Q2_K ||
+                   type == GGUF_Q4_K || type == GGUF_Q5_K
+               ? 2
+               : 1;
+}
+
+/* Codes and sub-scales at their extremes, or anything, and halves at theirs. */
 static void
 make_extreme(uint32_t type, uint8_t *row, size_t n_in)
 {
     static const uint8_t codes[4] = { 0x00, 0xff, 0x80, 0x7f };
     static const uint16_t halves[6] = { 0x0000, 0x8000, 0x0001, 0x83ff, 0x7bff, 0x3c01 };
-    size_t bytes = gguf_block_bytes(type);
-    size_t n_halves = type == GGUF_Q4_1 ? 2 : 1;
+    size_t bytes = gguf_block_bytes(type), at[2], n_halves = halves_of(type, at);
 
-    for (size_t b = 0; b < n_in / QUANT_BLOCK; b++, row += bytes) {
-        uint8_t code = codes[cases_u32() % 4];
+    for (size_t b = 0; b < n_in / gguf_block_elems(type); b++, row += bytes) {
+        uint32_t kind = cases_u32() % 3;
 
+        if (kind == 1)
+            memset(row, codes[cases_u32() % 4], bytes);
+        for (size_t i = 0; kind == 2 && i < bytes; i++)
+            row[i] = (uint8_t)cases_u32();
         for (size_t i = 0; i < n_halves; i++) {
             uint16_t h = halves[cases_u32() % 6];
 
-            memcpy(row + 2 * i, &h, sizeof(h));
+            memcpy(row + at[i], &h, sizeof(h));
         }
-        if (cases_u32() % 3 != 0)
-            memset(row + 2 * n_halves, code, bytes - 2 * n_halves);
     }
 }
 
@@ -119,7 +138,7 @@ cases_matrix(uint32_t type, size_t n_out, size_t n_in, int extreme)
     for (size_t o = 0; o < n_out; o++) {
         cases_fill(x, n_in, CASE_NORMAL);
         assert_int_equal(quant_quantise_row(type, x, rows + o * stride, n_in), 0);
-        if (extreme && type != GGUF_F16 && type != GGUF_F32 && o % 2 == 0)
+        if (extreme && gguf_block_elems(type) > 1 && o % 2 == 0)
             make_extreme(type, rows + o * stride, n_in);
     }
     free(x);

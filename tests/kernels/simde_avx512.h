@@ -58,6 +58,56 @@ emulated_cvtps_epi32(simde__m512 x)
     return u.si;
 }
 
+static inline simde__m512i
+emulated_cvtepu16_epi32(__m256i x)
+{
+    union emulated u;
+
+    u.half_si[0] = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(x));
+    u.half_si[1] = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(x, 1));
+    return u.si;
+}
+
+static inline simde__m512i
+emulated_cvtepu8_epi32(__m128i x)
+{
+    union emulated u;
+
+    u.half_si[0] = _mm256_cvtepu8_epi32(x);
+    u.half_si[1] = _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8));
+    return u.si;
+}
+
+static inline simde__m512i
+emulated_cvtepi8_epi32(__m128i x)
+{
+    union emulated u;
+
+    u.half_si[0] = _mm256_cvtepi8_epi32(x);
+    u.half_si[1] = _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8));
+    return u.si;
+}
+
+static inline simde__m512
+emulated_cvtepi32_ps(simde__m512i x)
+{
+    union emulated u = { .si = x };
+
+    u.half[0] = _mm256_cvtepi32_ps(u.half_si[0]);
+    u.half[1] = _mm256_cvtepi32_ps(u.half_si[1]);
+    return u.ps;
+}
+
+static inline simde__m512
+emulated_fnmadd_ps(simde__m512 a, simde__m512 b, simde__m512 c)
+{
+    union emulated x = { .ps = a }, y = { .ps = b }, z = { .ps = c };
+
+    for (int h = 0; h < 2; h++)
+        x.half[h] = _mm256_fnmadd_ps(x.half[h], y.half[h], z.half[h]);
+    return x.ps;
+}
+
 static inline __m128i
 emulated_cvtepi32_epi8(simde__m512i x)
 {
@@ -145,6 +195,14 @@ emulated_permute_ps(simde__m512 x, int order)
 #undef _mm512_cvtps_ph
 #undef _mm512_cvtps_epi32
 #undef _mm512_cvtepi32_epi8
+#undef _mm512_cvtepi32_ps
+#undef _mm512_cvtepi8_epi32
+#undef _mm512_cvtepu16_epi32
+#undef _mm512_cvtepu8_epi32
+#undef _mm512_fnmadd_ps
+#undef _mm512_or_si512
+#undef _mm512_slli_epi16
+#undef _mm512_setzero_si512
 #undef _mm512_extractf32x8_ps
 #undef _mm512_extracti32x8_epi32
 #undef _mm512_fmaddsub_ps
@@ -193,6 +251,11 @@ emulated_permute_ps(simde__m512 x, int order)
 #define _mm512_cvtps_ph(x, rounding)    emulated_cvtps_ph(x)
 #define _mm512_cvtps_epi32(x)           emulated_cvtps_epi32(x)
 #define _mm512_cvtepi32_epi8(x)         emulated_cvtepi32_epi8(x)
+#define _mm512_cvtepi32_ps(x)           emulated_cvtepi32_ps(x)
+#define _mm512_cvtepi8_epi32(x)         emulated_cvtepi8_epi32(x)
+#define _mm512_cvtepu16_epi32(x)        emulated_cvtepu16_epi32(x)
+#define _mm512_cvtepu8_epi32(x)         emulated_cvtepu8_epi32(x)
+#define _mm512_fnmadd_ps(a, b, c)       emulated_fnmadd_ps(a, b, c)
 #define _mm512_extractf32x8_ps(x, h)    emulated_extractf32x8_ps(x, h)
 #define _mm512_extracti32x8_epi32(x, h) emulated_extracti32x8_epi32(x, h)
 #define _mm512_fmaddsub_ps(a, b, c)     emulated_fmaddsub_ps(a, b, c)
@@ -221,12 +284,15 @@ emulated_permute_ps(simde__m512 x, int order)
 #define _mm512_max_ps          simde_mm512_max_ps
 #define _mm512_min_ps          simde_mm512_min_ps
 #define _mm512_mul_ps          simde_mm512_mul_ps
+#define _mm512_or_si512        simde_mm512_or_si512
 #define _mm512_permutexvar_ps  simde_mm512_permutexvar_ps
 #define _mm512_set1_epi32      simde_mm512_set1_epi32
 #define _mm512_set1_epi8       simde_mm512_set1_epi8
 #define _mm512_set1_ps         simde_mm512_set1_ps
 #define _mm512_setr_epi32      simde_mm512_setr_epi32
 #define _mm512_setzero_ps      simde_mm512_setzero_ps
+#define _mm512_setzero_si512   simde_mm512_setzero_si512
+#define _mm512_slli_epi16      simde_mm512_slli_epi16
 #define _mm512_slli_epi32      simde_mm512_slli_epi32
 #define _mm512_srli_epi16      simde_mm512_srli_epi16
 #define _mm512_storeu_ps       simde_mm512_storeu_ps

@@ -125,6 +125,12 @@ test_matmul(void **state)
 {
     (void)state;
     for (int f = 0; f < PACKED_N_FORMATS; f++) {
+        if (packed_unit_columns((enum packed_format)f) == PACKED_SUPER) {
+            check_matmul(f, 1, 256, 1);
+            check_matmul(f, 37, 768, 3);
+            check_matmul(f, 50, 1536, 1);
+            continue;
+        }
         check_matmul(f, 1, 32, 1);
         check_matmul(f, 16, 64, 2);
         check_matmul(f, 37, 576, 3);
@@ -132,6 +138,7 @@ test_matmul(void **state)
     }
     check_matmul(PACKED_F32, 5, 7, 2);
     check_matmul(PACKED_F16, 17, 33, 2);
+    check_matmul(PACKED_BF16, 19, 31, 3);
 }
 
 static void
@@ -426,7 +433,8 @@ test_packed_refuses(void **state)
     (void)state;
     assert_int_equal(packed_init(&w, cases_types[PACKED_Q4_1], 16, 33, &err), CE_EINVAL);
     assert_int_equal(packed_init(&w, cases_types[PACKED_F32], 0, 32, &err), CE_EINVAL);
-    assert_int_equal(packed_init(&w, 14, 16, 256, &err), CE_EUNSUPPORTED);
+    assert_int_equal(packed_init(&w, 26, 16, 256, &err), CE_EUNSUPPORTED);
+    assert_int_equal(packed_init(&w, cases_types[PACKED_Q6_K], 16, 288, &err), CE_EINVAL);
     assert_int_equal(packed_init(&w, cases_types[PACKED_F32], SIZE_MAX, SIZE_MAX, &err),
                      CE_EINVAL);
     assert_int_equal(

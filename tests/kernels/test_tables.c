@@ -137,23 +137,33 @@ check_matmul(int format, size_t n_out, size_t n_in, size_t n_rows, enum case_kin
     packed_free(&w);
 }
 
+/* A row of about n blocks: superblocks count as four. */
+static size_t
+columns(int format, size_t n)
+{
+    size_t unit = packed_unit_columns((enum packed_format)format);
+
+    return unit == PACKED_SUPER ? (n + 3) / 4 * unit : 32 * n;
+}
+
 static void
 test_matmul(void **state)
 {
     (void)state;
     for (int f = 0; f < PACKED_N_FORMATS; f++) {
         for (size_t n_rows = 1; n_rows <= 30; n_rows++)
-            check_matmul(f, 1 + cases_u32() % 90, 32 * (1 + cases_u32() % 8), n_rows,
+            check_matmul(f, 1 + cases_u32() % 90, columns(f, 1 + cases_u32() % 8), n_rows,
                          CASE_MIXED, n_rows % 2);
         for (int round = 0; round < CASE_N_KINDS * 3; round++)
-            check_matmul(f, 1 + cases_u32() % 50, 32 * (1 + cases_u32() % 20),
+            check_matmul(f, 1 + cases_u32() % 50, columns(f, 1 + cases_u32() % 20),
                          1 + cases_u32() % 6, (enum case_kind)(round % CASE_N_KINDS),
                          round & 1);
         check_matmul(f, 576, 1536, 1, CASE_NORMAL, 0);
-        check_matmul(f, 40, 576, 67, CASE_NORMAL, 0);
+        check_matmul(f, 40, columns(f, 18), 67, CASE_NORMAL, 0);
     }
     for (size_t n_in = 1; n_in < 20; n_in++) {
         check_matmul(PACKED_F16, 70, n_in, n_in % 5 + 1, CASE_NORMAL, 0);
+        check_matmul(PACKED_BF16, 70, n_in, n_in % 5 + 1, CASE_NORMAL, 0);
         check_matmul(PACKED_F32, 70, n_in, n_in % 6 + 1, CASE_NORMAL, 0);
     }
 }

@@ -20,8 +20,11 @@ static const struct {
     uint32_t type;
     size_t n_out, n_in;
 } shapes[] = {
-    { GGUF_Q4_0, 100, 96 }, { GGUF_Q4_1, 33, 64 }, { GGUF_Q8_0, 47, 160 },
-    { GGUF_F16, 50, 75 },   { GGUF_F32, 39, 37 },
+    { GGUF_Q4_0, 100, 96 }, { GGUF_Q4_1, 33, 64 },  { GGUF_Q8_0, 47, 160 },
+    { GGUF_F16, 50, 75 },   { GGUF_F32, 39, 37 },   { GGUF_Q5_0, 45, 96 },
+    { GGUF_Q5_1, 34, 160 }, { GGUF_Q2_K, 18, 512 }, { GGUF_Q3_K, 33, 256 },
+    { GGUF_Q4_K, 47, 512 }, { GGUF_Q5_K, 17, 768 }, { GGUF_Q6_K, 40, 512 },
+    { GGUF_BF16, 21, 45 },
 };
 #define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
 
@@ -93,11 +96,19 @@ test_layout(void **state)
         "91a9538b8521c3ed776ab1df34b7266dd523af21b658f8e3b8851198cb71d4f6",
         "469cabd431e3b660dd493cdaf900895860abb383ff42a835beecbfbffaede240",
         "030df1a1c4cda025b483f9170ae051776869d7e7a1d22b45a8a0fd1cc06fcce2",
-        "0531fb32650479529ea5fdc48808c409d1981f5241ed9d7a9768b161dbcf54b8"
+        "0531fb32650479529ea5fdc48808c409d1981f5241ed9d7a9768b161dbcf54b8",
+        "25f63b0dc08800b070bab25bb5e0a7db0f884c30d47fe8120dee52e2f6889a05",
+        "1f4f98132b1213c668cc26ddda9fa5187655d7eda6c933142ffb18fd594ebec3",
+        "df0b08029ced97439cfea123cfb3705eba067d1f07a6d594c08ebfdf0f1b217e",
+        "98c4017d574ce14db22689fb09694ec269bbdfefa0bae04d0aa75acc2c252d5b",
+        "30b12df2328c6a821daf5a6e4257688d20c490876af0772f48cc913fbc7473fe",
+        "1413bba578ed6b5ee604ba6a35aa469e6b676fd4f538d47533a3849b488c1d04",
+        "6cc6faec8374d0ae2ef99dcaf10bb4bf53c115aed073248086e5398746e43a07",
+        "02969bc29f3892685c5ffac01df60659c83d0febc40741f138bd8f21f6c7ba4f"
     };
 
     (void)state;
-    assert_int_equal(PACKED_LAYOUT, 1);
+    assert_int_equal(PACKED_LAYOUT, 2);
     for (size_t i = 0; i < N_SHAPES; i++) {
         struct packed w = make(i);
         uint8_t sum[SHA256_BYTES];

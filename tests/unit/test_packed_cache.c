@@ -219,7 +219,7 @@ test_damage(void **state)
     refused(CE_EFORMAT, "does not hold packed weights");
     write_good();
     flip(8);
-    refused(CE_EFORMAT, "of layout 17, but 1 is wanted");
+    refused(CE_EFORMAT, "of layout 18, but 2 is wanted");
     write_good();
     flip(HEAD - 1);
     refused(CE_EFORMAT, "before the data");
