@@ -37,6 +37,20 @@ struct act_group {
     float half_sum[2];   /* sums of the first and the last 16 of q */
 };
 
+/* What follows from the scale and the sums of the first and the last 16 of q. Sums of
+ * activations that are not finite are any numbers, so they wrap. */
+static inline void
+act_group_sums(struct act_group *g, int32_t first, int32_t last)
+{
+    uint32_t s = (uint32_t)first + (uint32_t)last;
+
+    g->half_sum[0] = (float)first;
+    g->half_sum[1] = (float)last;
+    g->e = g->d * (float)(int32_t)s;
+    g->bias8 = (int32_t)(ACT_MAGIC - 8 * s);
+    g->bias128 = (int32_t)(ACT_MAGIC - 128 * s);
+}
+
 /* What a matrix product reads. Which pointer is used depends on the matrix
  * (packed_is_quantised); the other one may be NULL. Rows lie one after another. */
 struct activations {

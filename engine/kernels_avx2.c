@@ -40,7 +40,7 @@ quantise_group(struct act_group *out, const float *x)
     __m256 v[4], r;
     __m256i q[4], codes;
     float a;
-    int32_t sum;
+    __m128i sums;
 
     for (int i = 0; i < 4; i++)
         v[i] = _mm256_loadu_ps(x + 8 * i);
@@ -58,16 +58,11 @@ quantise_group(struct act_group *out, const float *x)
     { /* sums of the halves: pairs side by side, then two lanes of each */
         __m256i s =
             _mm256_hadd_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
-        __m128i t =
-            _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
 
-        t = _mm_hadd_epi32(t, t);
-        _mm_storel_pi((__m64 *)(void *)out->half_sum, _mm_cvtepi32_ps(t));
-        sum = _mm_cvtsi128_si32(t) + _mm_extract_epi32(t, 1);
+        sums = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+        sums = _mm_hadd_epi32(sums, sums);
     }
-    out->e = out->d * (float)sum;
-    out->bias8 = ACT_MAGIC - 8 * sum;
-    out->bias128 = ACT_MAGIC - 128 * sum;
+    act_group_sums(out, _mm_cvtsi128_si32(sums), _mm_extract_epi32(sums, 1));
 }
 
 static void

@@ -22,7 +22,6 @@ quantise_group(struct act_group *out, const float *x)
     __m512 v0 = _mm512_loadu_ps(x), v1 = _mm512_loadu_ps(x + 16), r;
     __m512i q0, q1;
     float a = largest16(_mm512_max_ps(_mm512_abs_ps(v0), _mm512_abs_ps(v1)));
-    int32_t sum;
 
     out->d = a >= 0x1p-100f ? a / 127.0f : 0.0f;
     r = _mm512_set1_ps(a >= 0x1p-100f ? 127.0f / a : 0.0f);
@@ -30,13 +29,7 @@ quantise_group(struct act_group *out, const float *x)
     q1 = _mm512_cvtps_epi32(_mm512_mul_ps(v1, r));
     _mm_storeu_si128((__m128i *)out->q, _mm512_cvtepi32_epi8(q0));
     _mm_storeu_si128((__m128i *)(out->q + 16), _mm512_cvtepi32_epi8(q1));
-    sum = sum16(q0);
-    out->half_sum[0] = (float)sum;
-    out->half_sum[1] = (float)sum16(q1);
-    sum += (int32_t)out->half_sum[1];
-    out->e = out->d * (float)sum;
-    out->bias8 = ACT_MAGIC - 8 * sum;
-    out->bias128 = ACT_MAGIC - 128 * sum;
+    act_group_sums(out, sum16(q0), sum16(q1));
 }
 
 static void

@@ -40,7 +40,6 @@ quantise_group(struct act_group *out, const float *x)
     float32x4_t v[8], top;
     int16x8_t half[4];
     float a, r;
-    int32_t sum;
 
     for (int i = 0; i < 8; i++)
         v[i] = vld1q_f32(x + 4 * i);
@@ -58,13 +57,8 @@ quantise_group(struct act_group *out, const float *x)
     }
     vst1q_s8(out->q, vcombine_s8(vmovn_s16(half[0]), vmovn_s16(half[1])));
     vst1q_s8(out->q + 16, vcombine_s8(vmovn_s16(half[2]), vmovn_s16(half[3])));
-    sum = vaddvq_s16(vaddq_s16(half[0], half[1]));
-    out->half_sum[0] = (float)sum;
-    out->half_sum[1] = (float)vaddvq_s16(vaddq_s16(half[2], half[3]));
-    sum += (int32_t)out->half_sum[1];
-    out->e = out->d * (float)sum;
-    out->bias8 = ACT_MAGIC - 8 * sum;
-    out->bias128 = ACT_MAGIC - 128 * sum;
+    act_group_sums(out, vaddvq_s16(vaddq_s16(half[0], half[1])),
+                   vaddvq_s16(vaddq_s16(half[2], half[3])));
 }
 
 static void

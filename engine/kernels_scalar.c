@@ -39,9 +39,8 @@ static void
 quantise_group(struct act_group *out, const float *x)
 {
     float a = 0.0f, r = 0.0f;
-    int32_t sum = 0;
+    int32_t sums[2] = { 0, 0 };
 
-    out->half_sum[0] = out->half_sum[1] = 0.0f;
     for (int i = 0; i < ACT_GROUP; i++)
         a = larger(fabsf(x[i]), a);
     out->d = 0.0f;
@@ -50,13 +49,12 @@ quantise_group(struct act_group *out, const float *x)
         r = 127.0f / a;
     }
     for (int i = 0; i < ACT_GROUP; i++) {
-        out->q[i] = a >= 0x1p-100f ? (int8_t)rintf(x[i] * r) : 0;
-        out->half_sum[i / 16] += (float)out->q[i];
-        sum += out->q[i];
+        float q = a >= 0x1p-100f ? rintf(x[i] * r) : 0;
+
+        out->q[i] = q >= -127 && q <= 127 ? (int8_t)q : 0; /* 0: not a number */
+        sums[i / 16] += out->q[i];
     }
-    out->e = out->d * (float)sum;
-    out->bias8 = ACT_MAGIC - 8 * sum;
-    out->bias128 = ACT_MAGIC - 128 * sum;
+    act_group_sums(out, sums[0], sums[1]);
 }
 
 static void
