@@ -84,7 +84,7 @@ as_model(const uint8_t *data, size_t size)
     walk_must(fd >= 0 && ftruncate(fd, 0) == 0 &&
                   pwrite(fd, data, size, 0) == (ssize_t)size,
               "no file in memory");
-    walk_model(path, &w);
+    walk_model(path, size % 2 == 1, &w);
 }
 
 int

@@ -138,10 +138,10 @@ walk_tokenizer(const struct model *m, struct walk *w)
     tokenizer_free(t);
 }
 
-/* The file at `path`, without a side file. Files of an odd size are computed by the
- * scalar kernels, the others by this machine's best. */
+/* The file at `path`, without a side file; computed by the scalar kernels or by this
+ * machine's best. */
 static inline void
-walk_model(const char *path, struct walk *w)
+walk_model(const char *path, bool scalar, struct walk *w)
 {
     const struct chat_template *t;
     struct err err = { 0 };
@@ -152,7 +152,7 @@ walk_model(const char *path, struct walk *w)
     w->model++;
     walk_tokenizer(m, w);
     (void)walk_accepted(chat_template_find(&t, m->file, NULL, &err), &err);
-    walk_backend(m, gguf_size_bytes(m->file) % 2 == 1, w);
+    walk_backend(m, scalar, w);
     model_close(m);
 }
 
