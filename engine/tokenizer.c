@@ -206,9 +206,3 @@ tokenizer_pre(const struct tokenizer *t)
 {
     return t->spm ? "sentencepiece" : split_name(t->split);
 }
-
-bool
-tokenizer_space_prefix(const struct tokenizer *t)
-{
-    return t->space_prefix;
-}

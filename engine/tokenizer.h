@@ -6,6 +6,12 @@
  * bytes are merged pair by pair in the order of the merge list. Any bytes can be
  * encoded, also those that are not UTF-8, and decoding gives exactly them back.
  *
+ * SentencePiece BPE ("llama"): a space is put before the text and behind special
+ * tokens (unless tokenizer.ggml.add_space_prefix is false), and characters are
+ * merged by the scores of what they make; what has no token is written in bytes.
+ * Decoding gives back the text less what is not in it: a U+2581 comes back as a
+ * space, and spaces put behind special tokens stay.
+ *
  * Thread: immutable after tokenizer_open; any number of threads may use one.
  * Ownership: everything is copied; the GGUF file may be closed afterwards.
  */
@@ -58,8 +64,9 @@ int tokenizer_encode_ranges(const struct tokenizer *t, const char *text, size_t 
  * inside a character: print through a utf8_stream. */
 const char *tokenizer_piece(const struct tokenizer *t, int32_t id, size_t *len);
 
-/* All pieces in a row. out: [cap]; *n: the length in full; CE_ECONTEXT when that is
- * more than cap. Special tokens are left out unless `with_special`. */
+/* All pieces in a row, less the space that encoding puts before a text. out: [cap]; *n:
+ * the length in full; CE_ECONTEXT when that is more than cap. Special tokens are left out
+ * unless `with_special`. */
 int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n_ids,
                      bool with_special, char *out, size_t cap, size_t *n);
 
@@ -71,13 +78,13 @@ bool tokenizer_add_bos(const struct tokenizer *t); /* prompts start with bos */
 /* Generation ends at eos, eot, eom and the usual names of such tokens. */
 bool tokenizer_is_end_of_generation(const struct tokenizer *t, int32_t id);
 
-/* Control tokens: never part of the text shown. */
+/* Control tokens and the unknown one: never part of the text shown. */
 bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
 
 /* Id of the special token with exactly this text, or TOKENIZER_NONE. */
 int32_t tokenizer_find_special(const struct tokenizer *t, const char *text);
 
-/* Name of the pre-tokeniser in use, e.g. "smollm". */
+/* Name of the pre-tokeniser in use, e.g. "smollm"; "sentencepiece" for that kind. */
 const char *tokenizer_pre(const struct tokenizer *t);
 
 #endif
