@@ -13,6 +13,7 @@
  * 32,512, and has to be widened at once.
  */
 #include "engine/kernels_avx2.h"
+#include "engine/kernels_avx2_codes.h"
 
 #define ROWS 4 /* of activations, at a time */
 #define ROW_BLOCKS(BLOCK, format)                                                        \
@@ -173,6 +174,42 @@ tile_q8_0(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
     store_tile(y, y_stride, n_valid, acc, R);
 }
 
+/* ---- codes in planes ---- */
+
+/* sum[r][h]: products of chunks [from, to) of a block. As many pairs are added in 16 bits
+ * as stay below 2^15: of codes of 5 bits 4 chunks, of 6 bits 2. */
+TEMPLATE void
+sum_chunks(__m256i (*sum)[2], const uint8_t *codes, const struct act_group *a,
+           size_t a_stride, const enum packed_format f, const int from, const int to,
+           const int R)
+{
+    const int bits = packed_traits[f].bits, fit = bits > 5 ? 2 : bits > 4 ? 4 : 8;
+    const __m256i ones = _mm256_set1_epi16(1);
+
+    for (int h = 0; h < 2; h++) {
+        __m256i pairs[ROWS];
+
+#pragma GCC unroll 8
+        for (int k = from; k < to; k++) {
+            __m256i w = plane_codes(codes, f, k, h);
+
+            for (int r = 0; r < R; r++) {
+                __m256i x = broadcast4(a[(size_t)r * a_stride].q + 4 * k);
+                __m256i p = _mm256_maddubs_epi16(w, x);
+
+                pairs[r] = (k - from) % fit == 0 ? p : _mm256_add_epi16(pairs[r], p);
+                KEEP_ORDER(pairs[r]);
+                if ((k - from) % fit != fit - 1 && k != to - 1)
+                    continue;
+                p = _mm256_madd_epi16(pairs[r], ones);
+                sum[r][h] = k - from < fit ? p : _mm256_add_epi32(sum[r][h], p);
+            }
+        }
+    }
+}
+
+#include "engine/kernels_avx2_planes.h"
+
 /* ---- all rows over a range of tiles ---- */
 
 TEMPLATE void
@@ -184,6 +221,8 @@ tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *tile,
         tile_q4_0(y, y_stride, n_valid, tile, a, n_blocks, first, R);
     else if (f == PACKED_Q4_1)
         tile_q4_1(y, y_stride, n_valid, tile, a, n_blocks, first, R);
+    else if (f != PACKED_Q8_0)
+        tile_planes(y, y_stride, n_valid, tile, a, n_blocks, first, f, R);
     else
         tile_q8_0(y, y_stride, n_valid, tile, a, n_blocks, first, R);
 }
@@ -191,6 +230,7 @@ tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *tile,
 DEFINE_MATMUL(matmul_q4_0, PACKED_Q4_0)
 DEFINE_MATMUL(matmul_q4_1, PACKED_Q4_1)
 DEFINE_MATMUL(matmul_q8_0, PACKED_Q8_0)
+DEFINE_PLANE_MATMULS
 
 /* ---- floats ---- */
 
@@ -246,6 +286,7 @@ kernels_avx2_install_matmul(struct kernels *k)
     k->matmul[PACKED_Q4_0] = matmul_q4_0;
     k->matmul[PACKED_Q4_1] = matmul_q4_1;
     k->matmul[PACKED_Q8_0] = matmul_q8_0;
+    install_planes(k);
     k->matmul[PACKED_F16] = matmul_f16;
     k->matmul[PACKED_BF16] = matmul_bf16;
     k->matmul[PACKED_F32] = matmul_f32;

@@ -104,6 +104,184 @@ add_block(__m512 *acc, const __m512i *sum, const uint8_t *scales,
     }
 }
 
+/* ---- codes in planes ---- */
+
+/* Bytes shifted right (left when n < 0) as 16-bit words: bits of neighbours come along.
+ * Immediate counts need constants even where nothing is optimised. */
+TEMPLATE __m512i
+shift_bits(__m512i x, const int n)
+{
+    switch (n) {
+    case -4:
+        return _mm512_slli_epi16(x, 4);
+    case -3:
+        return _mm512_slli_epi16(x, 3);
+    case -2:
+        return _mm512_slli_epi16(x, 2);
+    case -1:
+        return _mm512_slli_epi16(x, 1);
+    case 1:
+        return _mm512_srli_epi16(x, 1);
+    case 2:
+        return _mm512_srli_epi16(x, 2);
+    case 3:
+        return _mm512_srli_epi16(x, 3);
+    case 4:
+        return _mm512_srli_epi16(x, 4);
+    case 5:
+        return _mm512_srli_epi16(x, 5);
+    case 6:
+        return _mm512_srli_epi16(x, 6);
+    default:
+        return x;
+    }
+}
+
+/* Chunk k of a block's codes, one in every byte. */
+TEMPLATE __m512i
+plane_codes(const uint8_t *codes, const enum packed_format f, const int k)
+{
+    const int base = packed_base_bits(f), bits = packed_traits[f].bits - base;
+    __m512i low =
+        shift_bits(_mm512_loadu_si512(codes + 64 * (k % base)), k / base * base);
+
+    low = _mm512_and_si512(low, _mm512_set1_epi8((char)((1 << base) - 1)));
+    if (bits > 0) {
+        __m512i high = _mm512_loadu_si512(codes + 64 * ((base + k % (bits ? bits : 1))));
+
+        high = shift_bits(high, k / (bits ? bits : 1) * bits - base);
+        high =
+            _mm512_and_si512(high, _mm512_set1_epi8((char)(((1 << bits) - 1) << base)));
+        low = _mm512_or_si512(low, high);
+    }
+    return low;
+}
+
+/* sum[r]: products of chunks [from, to) of a block. */
+TEMPLATE void
+sum_chunks(__m512i *sum, const uint8_t *codes, const struct act_group *a, size_t a_stride,
+           const enum packed_format f, const int from, const int to, const int R)
+{
+    for (int r = 0; r < R; r++)
+        sum[r] = _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (int i = from; i < to; i++) {
+        const int k = to - from == 8 ? i / 2 + i % 2 * 4 : i; /* of one vector in turn */
+
+        add_products(sum, plane_codes(codes, f, k), a, a_stride, 4 * k, R);
+    }
+}
+
+/* Scales of a block: of sub-blocks of 16 sc and m, and d and dmin of the superblock;
+ * else d (times sc) and the minimum, with its sign. */
+struct scales {
+    __m512 sc[2], m[2], d, dmin;
+};
+
+TEMPLATE __m512
+load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)));
+}
+
+TEMPLATE __m512
+load_i8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
+}
+
+/* halves: of the superblock, or none; scales: behind the block's codes. */
+TEMPLATE struct scales
+load_scales(const uint8_t *halves, const uint8_t *scales, const enum packed_format f)
+{
+    const bool minimum = packed_traits[f].minimum;
+    const uint8_t sub = packed_traits[f].sub;
+    struct scales s;
+
+    s.d = load_half16(sub ? halves : scales);
+    s.dmin = minimum ? load_half16((sub ? halves : scales) + 32) : s.d;
+    s.sc[0] = s.sc[1] = s.d;
+    s.m[0] = s.m[1] = s.dmin;
+    if (sub == 32) {
+        s.sc[0] = _mm512_mul_ps(s.d, load_u8(scales));
+        s.m[0] = _mm512_mul_ps(s.dmin, load_u8(scales + 16));
+        s.m[0] = _mm512_xor_ps(s.m[0], _mm512_set1_ps(-0.0f));
+    }
+    for (size_t i = 0; sub == 16 && i < 2; i++) {
+        s.sc[i] = load_i8(scales + 16 * i);
+        if (minimum)
+            s.m[i] = load_u8(scales + 32 + 16 * i);
+    }
+    return s;
+}
+
+/* acc plus a block whose sums are dot[0] (and dot[1] of columns 16 .. 31). */
+TEMPLATE __m512
+add_scaled(__m512 acc, __m512i dot0, __m512i dot1, const struct scales *s,
+           const struct act_group *g, const enum packed_format f)
+{
+    const __m512 offset = _mm512_set1_ps(packed_traits[f].offset);
+    __m512 s0 = _mm512_set1_ps(g->half_sum[0]), s1 = _mm512_set1_ps(g->half_sum[1]);
+    __m512 d = _mm512_set1_ps(g->d);
+    __m512 t = _mm512_cvtepi32_ps(dot0), u;
+
+    if (packed_traits[f].sub != 16) {
+        if (packed_traits[f].offset) {
+            t = _mm512_fnmadd_ps(offset, s0, t);
+            t = _mm512_fnmadd_ps(offset, s1, t);
+        }
+        acc = _mm512_fmadd_ps(_mm512_mul_ps(t, s->sc[0]), d, acc);
+        if (packed_traits[f].minimum)
+            acc = _mm512_fmadd_ps(s->m[0], _mm512_set1_ps(g->e), acc);
+        return acc;
+    }
+    u = _mm512_cvtepi32_ps(dot1);
+    if (packed_traits[f].offset) {
+        t = _mm512_fnmadd_ps(offset, s0, t);
+        u = _mm512_fnmadd_ps(offset, s1, u);
+    }
+    t = _mm512_fmadd_ps(u, s->sc[1], _mm512_mul_ps(t, s->sc[0])); /* exact */
+    acc = _mm512_fmadd_ps(_mm512_mul_ps(t, s->d), d, acc);
+    if (packed_traits[f].minimum) {
+        t = _mm512_fmadd_ps(s->m[1], s1, _mm512_mul_ps(s->m[0], s0)); /* exact */
+        acc = _mm512_fnmadd_ps(_mm512_mul_ps(t, s->dmin), d, acc);
+    }
+    return acc;
+}
+
+/* One tile, R rows. */
+TEMPLATE void
+tile_planes(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
+            const struct act_group *a, size_t n_blocks, bool first,
+            const enum packed_format f, const int R)
+{
+    const int sub = packed_traits[f].sub;
+    const uint8_t *halves = block;
+    __m512 acc[ROWS];
+
+    for (int r = 0; r < R; r++)
+        acc[r] = _mm512_setzero_ps();
+    for (size_t b = 0; b < n_blocks; b++, block += packed_block_bytes(f)) {
+        __m512i sum[2][ROWS];
+        struct scales s;
+
+        if (first)
+            prefetch(block, f);
+        if (sub && b % (PACKED_SUPER / PACKED_BLOCK) == 0) {
+            halves = block;
+            block += packed_halves_bytes(f);
+        }
+        sum_chunks(sum[0], block, a + b, n_blocks, f, 0, sub == 16 ? 4 : 8, R);
+        if (sub == 16)
+            sum_chunks(sum[1], block, a + b, n_blocks, f, 4, 8, R);
+        s = load_scales(halves, block + packed_code_bytes(f), f);
+        for (int r = 0; r < R; r++)
+            acc[r] = add_scaled(acc[r], sum[0][r], sum[sub == 16][r], &s,
+                                &a[(size_t)r * n_blocks + b], f);
+    }
+    store_rows(y, y_stride, n_valid, acc, R);
+}
+
 /* One tile, R rows. `first`: no rows have passed over it before. */
 TEMPLATE void
 tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
@@ -112,6 +290,10 @@ tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
 {
     __m512 acc[ROWS];
 
+    if (packed_traits[f].sub || packed_traits[f].bits == 5) {
+        tile_planes(y, y_stride, n_valid, block, a, n_blocks, first, f, R);
+        return;
+    }
     for (int r = 0; r < R; r++)
         acc[r] = _mm512_setzero_ps();
     for (size_t b = 0; b < n_blocks; b++, block += packed_block_bytes(f)) {
@@ -132,6 +314,7 @@ tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
 DEFINE_MATMUL(matmul_q4_0, PACKED_Q4_0)
 DEFINE_MATMUL(matmul_q4_1, PACKED_Q4_1)
 DEFINE_MATMUL(matmul_q8_0, PACKED_Q8_0)
+DEFINE_PLANE_MATMULS
 
 /* ---- floats ---- */
 
@@ -184,6 +367,7 @@ kernels_avx512_install_matmul(struct kernels *k)
     k->matmul[PACKED_Q4_0] = matmul_q4_0;
     k->matmul[PACKED_Q4_1] = matmul_q4_1;
     k->matmul[PACKED_Q8_0] = matmul_q8_0;
+    install_planes(k);
     k->matmul[PACKED_F16] = matmul_f16;
     k->matmul[PACKED_BF16] = matmul_bf16;
     k->matmul[PACKED_F32] = matmul_f32;

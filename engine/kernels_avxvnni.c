@@ -21,6 +21,7 @@
 #endif
 
 #include "engine/kernels_avx2.h"
+#include "engine/kernels_avx2_codes.h"
 
 /* Eight sums, which leaves registers for codes. Measured: three rows and six are 6 %
  * slower over many rows, five no faster. */
@@ -109,6 +110,27 @@ add_block(__m256 (*acc)[2], block_sums sum, const uint8_t *scales,
     }
 }
 
+/* ---- codes in planes ---- */
+
+/* sum[r][h]: products of chunks [from, to) of a block. */
+TEMPLATE void
+sum_chunks(__m256i (*sum)[2], const uint8_t *codes, const struct act_group *a,
+           size_t a_stride, const enum packed_format f, const int from, const int to,
+           const int R)
+{
+    for (int r = 0; r < R; r++)
+        sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+    for (int i = from; i < to; i++) {
+        const int k = to - from == 8 ? i / 2 + i % 2 * 4 : i; /* of one vector in turn */
+        const __m256i w[2] = { plane_codes(codes, f, k, 0), plane_codes(codes, f, k, 1) };
+
+        add_products(sum, w, a, a_stride, 4 * k, R);
+    }
+}
+
+#include "engine/kernels_avx2_planes.h"
+
 /* One tile, R rows. `first`: no rows have passed over it before. */
 TEMPLATE void
 tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
@@ -117,6 +139,10 @@ tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
 {
     __m256 acc[ROWS][2];
 
+    if (packed_traits[f].sub || packed_traits[f].bits == 5) {
+        tile_planes(y, y_stride, n_valid, block, a, n_blocks, first, f, R);
+        return;
+    }
     for (int r = 0; r < R; r++)
         acc[r][0] = acc[r][1] = _mm256_setzero_ps();
     for (size_t b = 0; b < n_blocks; b++, block += packed_block_bytes(f)) {
@@ -141,6 +167,7 @@ tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
 DEFINE_MATMUL(matmul_q4_0, PACKED_Q4_0)
 DEFINE_MATMUL(matmul_q4_1, PACKED_Q4_1)
 DEFINE_MATMUL(matmul_q8_0, PACKED_Q8_0)
+DEFINE_PLANE_MATMULS
 
 void
 kernels_avxvnni_install(struct kernels *k)
@@ -149,4 +176,5 @@ kernels_avxvnni_install(struct kernels *k)
     k->matmul[PACKED_Q4_0] = matmul_q4_0;
     k->matmul[PACKED_Q4_1] = matmul_q4_1;
     k->matmul[PACKED_Q8_0] = matmul_q8_0;
+    install_planes(k);
 }

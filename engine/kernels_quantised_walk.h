@@ -57,4 +57,25 @@ prefetch(const uint8_t *block, const enum packed_format f)
         }                                                                                \
     }
 
+/* One function for each format whose codes lie in planes, and who enters them. */
+#define DEFINE_PLANE_MATMULS                                                             \
+    DEFINE_MATMUL(matmul_q5_0, PACKED_Q5_0)                                              \
+    DEFINE_MATMUL(matmul_q5_1, PACKED_Q5_1)                                              \
+    DEFINE_MATMUL(matmul_q2_k, PACKED_Q2_K)                                              \
+    DEFINE_MATMUL(matmul_q3_k, PACKED_Q3_K)                                              \
+    DEFINE_MATMUL(matmul_q4_k, PACKED_Q4_K)                                              \
+    DEFINE_MATMUL(matmul_q5_k, PACKED_Q5_K)                                              \
+    DEFINE_MATMUL(matmul_q6_k, PACKED_Q6_K)                                              \
+                                                                                         \
+    static void install_planes(struct kernels *k)                                        \
+    {                                                                                    \
+        k->matmul[PACKED_Q5_0] = matmul_q5_0;                                            \
+        k->matmul[PACKED_Q5_1] = matmul_q5_1;                                            \
+        k->matmul[PACKED_Q2_K] = matmul_q2_k;                                            \
+        k->matmul[PACKED_Q3_K] = matmul_q3_k;                                            \
+        k->matmul[PACKED_Q4_K] = matmul_q4_k;                                            \
+        k->matmul[PACKED_Q5_K] = matmul_q5_k;                                            \
+        k->matmul[PACKED_Q6_K] = matmul_q6_k;                                            \
+    }
+
 #endif
