@@ -5,15 +5,21 @@
 
 /* ---- section 2 ---- */
 
-static int32_t
-sum16(__m512i x)
+/* Eight sums of two lanes of x. */
+TEMPLATE __m256i
+sum_pairs(__m512i x)
 {
-    __m256i b =
-        _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti32x8_epi32(x, 1));
-    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+    return _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti32x8_epi32(x, 1));
+}
 
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+/* The sums of a and of b, in lanes 0 and 1. */
+TEMPLATE __m128i
+sum_both(__m512i a, __m512i b)
+{
+    __m256i s = _mm256_hadd_epi32(sum_pairs(a), sum_pairs(b));
+    __m128i t = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+
+    return _mm_hadd_epi32(t, t);
 }
 
 static void
@@ -21,6 +27,7 @@ quantise_group(struct act_group *out, const float *x)
 {
     __m512 v0 = _mm512_loadu_ps(x), v1 = _mm512_loadu_ps(x + 16), r;
     __m512i q0, q1;
+    __m128i sums;
     float a = largest16(_mm512_max_ps(_mm512_abs_ps(v0), _mm512_abs_ps(v1)));
 
     out->d = a >= 0x1p-100f ? a / 127.0f : 0.0f;
@@ -29,7 +36,8 @@ quantise_group(struct act_group *out, const float *x)
     q1 = _mm512_cvtps_epi32(_mm512_mul_ps(v1, r));
     _mm_storeu_si128((__m128i *)out->q, _mm512_cvtepi32_epi8(q0));
     _mm_storeu_si128((__m128i *)(out->q + 16), _mm512_cvtepi32_epi8(q1));
-    act_group_sums(out, sum16(q0), sum16(q1));
+    sums = sum_both(q0, q1);
+    act_group_sums(out, _mm_cvtsi128_si32(sums), _mm_extract_epi32(sums, 1));
 }
 
 static void
