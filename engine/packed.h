@@ -127,7 +127,7 @@ packed_unit_columns(enum packed_format f)
 static inline size_t
 packed_unit_bytes(enum packed_format f)
 {
-    if (f > PACKED_Q8_0)
+    if (packed_unit_columns(f) == 1)
         return (size_t)packed_traits[f].bits * PACKED_ROWS / 8;
     if (packed_traits[f].sub == 0)
         return packed_block_bytes(f);

@@ -119,8 +119,11 @@ decode_super(const struct quant_ints *b, float *dst, int sub, int offset)
 {
     float d = half_to_float(b->d);
 
-    for (int i = 0; i < QUANT_SUPER; i++)
-        dst[i] = (d * (float)b->sc[i / sub]) * (float)(b->n[i] - offset);
+    for (int i = 0; i < QUANT_SUPER; i++) {
+        int s = i / sub;
+
+        dst[i] = (d * (float)b->sc[s]) * (float)(b->n[i] - offset);
+    }
 }
 
 /* The same, and minima. */
@@ -129,9 +132,11 @@ decode_super_minimum(const struct quant_ints *b, float *dst, int sub)
 {
     float d = half_to_float(b->d), dmin = half_to_float(b->m_or_dmin);
 
-    for (int i = 0; i < QUANT_SUPER; i++)
-        dst[i] =
-            (d * (float)b->sc[i / sub]) * (float)b->n[i] - dmin * (float)b->m[i / sub];
+    for (int i = 0; i < QUANT_SUPER; i++) {
+        int s = i / sub;
+
+        dst[i] = (d * (float)b->sc[s]) * (float)b->n[i] - dmin * (float)b->m[s];
+    }
 }
 
 static void
