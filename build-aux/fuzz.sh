@@ -21,10 +21,11 @@ for target in tests/fuzz/fuzz_*; do
     name=${target##*/fuzz_}
     case " ${FUZZ_ONLY:-$name} " in *" $name "*) ;; *) continue ;; esac
     words=src/tests/fuzz/$name.dict
+    [ -f "$words" ] && words=-dict=$words || words=
     mkdir -p "found/$name"
     echo "fuzz: $name for $seconds seconds"
     "$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
-        $([ -f "$words" ] && echo "-dict=$words") \
+        ${words:+"$words"} \
         -print_final_stats=1 "found/$name" "src/tests/fuzz/corpus/$name" \
         2>"fuzz-$name.log" || {
         tail -n 40 "fuzz-$name.log"

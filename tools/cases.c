@@ -88,12 +88,14 @@ exit_output(const struct model *m, const struct model_exit *e)
 static void
 add_head(struct bench_case *c, const struct model *m, double rows)
 {
-    const struct model_exit *e =
-        c->head > HEAD_FINAL ? &m->exits[c->head - HEAD_EXIT(0)] : NULL;
+    if (c->head > HEAD_FINAL) {
+        const struct model_exit *e = &m->exits[c->head - HEAD_EXIT(0)];
 
-    add_cost(c, e ? exit_output(m, e) : m->output, rows);
-    if (e)
+        add_cost(c, exit_output(m, e), rows);
         add_exit(c, e, rows);
+    } else {
+        add_cost(c, m->output, rows);
+    }
 }
 
 /* One row turned away by the screen: of the output matrix, the candidates' rows. */
