@@ -55,20 +55,21 @@ _cecollm_value() {
 _cecollm_model_options() {
     local engine='--threads --cpu --packing --packing-cache'
     case $1 in
-    info) echo --splits --split --exits --json ;;
+    info) echo --splits --split --exits --exit-layers --json ;;
     verify) echo --sha256 --check --exits --threads ;;
-    split) echo --cloud-from --edge-to --edge --cloud --exits ;;
-    tokenize) echo --special --ids --decode --json ;;
+    split) echo --cloud-from --edge-to --edge --cloud --exits --exit-layers ;;
+    tokenize) echo --special --chat-template --ids --decode --json ;;
     ppl) echo --chunks --ctx $engine --json ;;
-    score) echo --all-exits --exits $engine ;;
-    bench) echo --repeats --only --scaling --peer --exits $engine --json ;;
+    score) echo --all-exits --logits --exits --exit-layers $engine ;;
+    bench) echo --repeats --only --scaling --peer --exits --exit-layers $engine --json ;;
     fit-screens)
         echo --data --output --exits --rank --candidates --rows --up-type --adapters \
             --seed $engine --json ;;
     quantize) echo --output --type --output-type --all --force --threads ;;
     synth)
-        echo --output --type --layers --d-model --heads --kv-heads --head-dim --d-ff \
-            --ctx --vocab --untied --seed --exits --exit-width --candidates ;;
+        echo --output --type --arch --layers --d-model --heads --kv-heads --head-dim \
+            --d-ff --ctx --vocab --untied --biases --n-rot --rope-base --rope-scale \
+            --rope-freqs --seed --exits --exit-kind --exit-width --candidates ;;
     esac
     echo --help
 }
@@ -81,6 +82,8 @@ _cecollm_model_value() {
     info--splits) _cecollm_words 'exits all none' ;;
     quantize--type | quantize--output-type | synth--type)
         _cecollm_words "$_cecollm_types" ;;
+    synth--arch) _cecollm_words 'llama qwen2 qwen3 smollm3' ;;
+    synth--exit-kind) _cecollm_words 'mlp shared own' ;;
     fit-screens--up-type) _cecollm_words 'q4_1 q4_0 q8_0 f16' ;;
     fit-screens--adapters) _cecollm_words 'keep q8_0' ;;
     split--cloud | quantize--output | quantize-o) _cecollm_files .gguf ;;
@@ -127,7 +130,7 @@ _cecollm_agent_options='--model --exits --exit-layers --no-exits --cut-layer --c
     --threads --prefill-chunk --cpu --packing --packing-cache --mode --theta --screens
     --upload --on-cloud-loss --naive-kv --cloud --ca --cert --key --token-file --codec
     --connect-timeout --deadline --retain-limit --require-exact --max-tokens --temperature
-    --top-k --top-p --min-p --seed --stop --system --template --raw --json --trace --hash
+    --top-k --top-p --min-p --seed --stop --system --chat-template --raw --json --trace --hash
     --quiet --color --log-level --config --prompt --prompts --ids --force-ids
     --print-config --help --version'
 

@@ -408,7 +408,7 @@ class Real(Case):
         text = DATA / "text/wikitext2_raw_test_part1.txt"
         if not text.exists():
             self.skipTest("no " + str(text))
-        return json.loads(self.ok("ppl", model, text, "--chunks", 8, "--json"))["ppl"]
+        return json.loads(self.ok("ppl", model, text, "--chunks", 8, "--json"))["perplexity"]
 
     def test_perplexity(self):
         source = self.ppl(MODEL)
