@@ -408,7 +408,7 @@ class Real(Case):
         text = DATA / "text/wikitext2_raw_test_part1.txt"
         if not text.exists():
             self.skipTest("no " + str(text))
-        return json.loads(self.ok("ppl", model, text, "--chunks", 8, "--json"))["perplexity"]
+        return json.loads(self.ok("ppl", model, text, "--chunks", 20, "--json"))["perplexity"]
 
     def test_perplexity(self):
         """Within 3 %. Q2_K and Q3_K are not held to it; nor is Q5_0, whose codes lie
