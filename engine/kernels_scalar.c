@@ -75,41 +75,59 @@ half_at(const uint8_t *p, size_t index)
     return half_to_float(h);
 }
 
-/* Bits of column `column` of row `row` in a plane of `bits` bits. */
-static int
-plane_bits(const uint8_t *plane, size_t bits, size_t row, size_t column)
+/* Bits of column `column` of row `row` in a plane of `bits` bits, a power of two. */
+static inline __attribute__((always_inline)) int
+plane_bits(const uint8_t *plane, const size_t bits, size_t row, size_t column)
 {
-    size_t chunk = column / 4, vector = chunk % bits;
+    size_t chunk = column / 4, vector = chunk & (bits - 1);
     uint8_t byte = plane[(vector * PACKED_ROWS + row) * 4 + column % 4];
 
-    return byte >> chunk / bits * bits & ((1 << bits) - 1);
+    return byte >> (chunk - vector) & ((1 << bits) - 1);
 }
 
-/* A code of a block, less its offset. */
-static int
-code_at(const uint8_t *block, enum packed_format f, size_t row, size_t column)
+/* The integer dot product of columns [from, to) of row `row` of a block of codes of
+ * `bits` bits, a constant, less their offset. */
+static inline __attribute__((always_inline)) int32_t
+dot_bits(const uint8_t *block, const size_t bits, int offset, size_t row, size_t from,
+         size_t to, const int8_t *q)
 {
-    size_t bits = packed_traits[f].bits, base = (size_t)packed_base_bits(f);
-    int n;
+    const size_t base = bits >= 4 ? 4 : 2;
+    int32_t sum = 0;
 
-    if (bits == 8)
-        return (int8_t)block[(column / 4 * PACKED_ROWS + row) * 4 + column % 4];
-    n = plane_bits(block, base, row, column);
-    if (bits > base) /* behind a plane of base * 64 bytes */
-        n |= plane_bits(block + base * 64, bits - base, row, column) << base;
-    return n - packed_traits[f].offset;
+    for (size_t i = from; i < to; i++) {
+        int n = plane_bits(block, base, row, i);
+
+        if (bits > base) /* behind a plane of base * 64 bytes */
+            n |= plane_bits(block + base * 64, bits - base, row, i) << base;
+        sum += (n - offset) * q[i];
+    }
+    return sum;
 }
 
-/* The integer dot product of columns [from, to) of row `row` of a block. */
+/* The same for a block of any format. */
 static int32_t
 dot(const uint8_t *block, enum packed_format f, size_t row, size_t from, size_t to,
     const int8_t *q)
 {
+    int offset = packed_traits[f].offset;
     int32_t sum = 0;
 
-    for (size_t i = from; i < to; i++)
-        sum += code_at(block, f, row, i) * q[i];
-    return sum;
+    switch (packed_traits[f].bits) {
+    case 2:
+        return dot_bits(block, 2, offset, row, from, to, q);
+    case 3:
+        return dot_bits(block, 3, offset, row, from, to, q);
+    case 4:
+        return dot_bits(block, 4, offset, row, from, to, q);
+    case 5:
+        return dot_bits(block, 5, offset, row, from, to, q);
+    case 6:
+        return dot_bits(block, 6, offset, row, from, to, q);
+    default: /* whole signed bytes */
+        for (size_t i = from; i < to; i++)
+            sum += (int8_t)block[(i / 4 * PACKED_ROWS + row) * 4 + i % 4] * q[i];
+        return sum;
+    }
 }
 
 static float

@@ -81,10 +81,8 @@ static const struct shape {
         { .arch = SYNTH_SMOLLM3, .bias = true, .n_rot = 20, .rope_freqs = true } },
       0.005 },
     { "GQA 2:1, Q4_K, untied",
-      { 3, 256, 4, 2, 64, 256, 0, 333, false, GGUF_Q4_K, 0, 0, { 0 } },
+      { 3, 256, 4, 2, 64, 256, 0, 320, false, GGUF_Q4_K, 0, 0, { 0 } },
       0.2 },
-    { "MHA, Q6_K", { 3, 256, 4, 4, 64, 256, 0, 320, true, GGUF_Q6_K, 0, 0, { 0 } }, 0.2 },
-    { "MHA, Q2_K", { 3, 256, 4, 4, 64, 256, 0, 320, true, GGUF_Q2_K, 0, 0, { 0 } }, 0.2 },
 };
 #define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
 

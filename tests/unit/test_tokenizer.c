@@ -418,7 +418,8 @@ test_broken_vocabularies(void **state)
     (void)state;
     refused("tokenizer.ggml.model", NULL, CE_EFORMAT, "tokenizer.ggml.model");
     refused("tokenizer.ggml.model", put_wordpiece, CE_EUNSUPPORTED, "wordpiece");
-    refused("tokenizer.ggml.pre", put_wordpiece, CE_EUNSUPPORTED, "known: smollm, starcoder");
+    refused("tokenizer.ggml.pre", put_wordpiece, CE_EUNSUPPORTED,
+            "known: smollm, starcoder");
     refused("tokenizer.ggml.tokens", NULL, CE_EFORMAT, "tokenizer.ggml.tokens");
     refused("tokenizer.ggml.tokens", put_few_types, CE_EFORMAT, "wrong type");
     refused("tokenizer.ggml.token_type", put_few_types, CE_EFORMAT,

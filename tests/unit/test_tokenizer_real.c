@@ -249,12 +249,9 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_smollm2_fixtures),
-        cmocka_unit_test(test_gpt2),
-        cmocka_unit_test(test_llama3),
-        cmocka_unit_test(test_qwen2),
-        cmocka_unit_test(test_llama2),
-        cmocka_unit_test(test_phi3),
+        cmocka_unit_test(test_smollm2_fixtures), cmocka_unit_test(test_gpt2),
+        cmocka_unit_test(test_llama3),           cmocka_unit_test(test_qwen2),
+        cmocka_unit_test(test_llama2),           cmocka_unit_test(test_phi3),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
