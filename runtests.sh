@@ -157,7 +157,7 @@ stage_asan()
     setup_log=$logs/build-asan.log
     setup_build build-asan --enable-sanitizers=address,undefined
     hide_model
-    suite build-asan no 15
+    suite build-asan no 30
     show_model
 }
 
