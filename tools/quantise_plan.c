@@ -16,7 +16,7 @@
 
 #define TRIAL       256  /* elements: whole blocks of every format */
 #define TRIAL_BYTES 2048 /* enough for them in any */
-#define ONE_STEP    1.15 /* bits: Q4_1 is 5.0, Q4_0 4.5 */
+#define ONE_STEP    1.15 /* bits: Q4_1 is 5.0, Q4_0 4.5, Q5_0 5.5 */
 
 /* All formats that weights may come in, largest first. */
 static const uint32_t types[] = { GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q8_0, GGUF_Q6_K,
@@ -139,8 +139,8 @@ is_sensitive(const char *name)
 }
 
 /* Is it better to keep a matrix that has few bits already? A fallback with no fewer
- * bits would only lose; one step down to Q4_0, which has no minima, loses much where it
- * matters (Q4_K takes Q4_1's blocks with a fifth of the error). */
+ * bits would only lose; a format with about as many bits and without minima loses much
+ * where it matters (Q4_K takes Q4_1's blocks with a fifth of Q4_0's error). */
 static bool
 keep(const struct quantise_plan *plan, const struct quantise_item *it)
 {
@@ -150,8 +150,8 @@ keep(const struct quantise_plan *plan, const struct quantise_item *it)
         return false;
     if (it->fell_back)
         return from <= to;
-    return it->type == GGUF_Q4_0 && is_sensitive(it->from->name) && from >= to &&
-           from <= to * ONE_STEP;
+    return (it->type == GGUF_Q4_0 || it->type == GGUF_Q5_0) &&
+           is_sensitive(it->from->name) && from <= to * ONE_STEP && to <= from * ONE_STEP;
 }
 
 static int

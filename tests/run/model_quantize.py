@@ -411,17 +411,15 @@ class Real(Case):
         return json.loads(self.ok("ppl", model, text, "--chunks", 20, "--json"))["perplexity"]
 
     def test_perplexity(self):
-        """Within 3 %. Q2_K and Q3_K are not held to it; nor is Q5_0, whose codes lie
-        evenly around zero: no choice of scales brings those of Q4_1 onto them."""
+        """Within 3 %; Q2_K and Q3_K are not held to it."""
         source = self.ppl(MODEL)
-        bounds = {"Q5_0": 1.07}
         for kind in types():
             if kind in ("F32", "F16", "BF16", "Q2_K", "Q3_K"):
                 continue
             self.ok("quantize", MODEL, "-o", self.out, "--type", kind, "-f")
             ratio = self.ppl(self.out) / source
             print("%s: perplexity %+.2f %%" % (kind, 100 * (ratio - 1)), flush=True)
-            self.assertLess(ratio, bounds.get(kind, 1.03), kind)
+            self.assertLess(ratio, 1.03, kind)
 
 
 if __name__ == "__main__":
