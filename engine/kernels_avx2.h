@@ -22,6 +22,13 @@
 void kernels_avx2_install_matmul(struct kernels *k);
 void kernels_avx2_install_attention(struct kernels *k);
 
+/* For what is the same with registers of any width (kernels_x86_codes.h). */
+typedef __m256 vecf;
+typedef __m256i veci;
+#define VEC(op)      _mm256_##op
+#define VEC_BITS(op) _mm256_##op##_si256
+#define TILE_VECS    2 /* registers of a tile's outputs */
+
 /* mathfn_expf on eight lanes. */
 TEMPLATE __m256
 exp8(__m256 x)
@@ -75,6 +82,21 @@ TEMPLATE __m256
 load_half8(const void *p)
 {
     return _mm256_cvtph_ps(_mm_loadu_si128(p));
+}
+
+/* Half floats, unsigned and signed bytes, one for each lane. */
+#define load_halves load_half8
+
+TEMPLATE __m256
+load_u8(const uint8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)));
+}
+
+TEMPLATE __m256
+load_i8(const uint8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)));
 }
 
 /* Four activations, in every lane. */

@@ -13,7 +13,7 @@
  * 32,512, and has to be widened at once.
  */
 #include "engine/kernels_avx2.h"
-#include "engine/kernels_avx2_codes.h"
+#include "engine/kernels_x86_codes.h"
 
 #define ROWS 4 /* of activations, at a time */
 #define ROW_BLOCKS(BLOCK, format)                                                        \
@@ -208,7 +208,7 @@ sum_chunks(__m256i (*sum)[2], const uint8_t *codes, const struct act_group *a,
     }
 }
 
-#include "engine/kernels_avx2_planes.h"
+#include "engine/kernels_x86_planes.h"
 
 /* ---- all rows over a range of tiles ---- */
 

@@ -31,6 +31,13 @@ void kernels_avx512_install(struct kernels *k);
 void kernels_avx512_install_matmul(struct kernels *k);
 void kernels_avx512_install_attention(struct kernels *k);
 
+/* For what is the same with registers of any width (kernels_x86_codes.h). */
+typedef __m512 vecf;
+typedef __m512i veci;
+#define VEC(op)      _mm512_##op
+#define VEC_BITS(op) _mm512_##op##_si512
+#define TILE_VECS    1 /* registers of a tile's outputs */
+
 /* A mask of the first n lanes; all of them from 16 on. */
 TEMPLATE __mmask16
 first_lanes(size_t n)
@@ -91,6 +98,21 @@ TEMPLATE __m512
 load_half16(const void *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+/* Half floats, unsigned and signed bytes, one for each lane. */
+#define load_halves load_half16
+
+TEMPLATE __m512
+load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)));
+}
+
+TEMPLATE __m512
+load_i8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
 }
 
 #endif

@@ -17,6 +17,7 @@
  * product that section 3 asks for, because C * dw is exact.
  */
 #include "engine/kernels_avx512.h"
+#include "engine/kernels_x86_codes.h"
 
 #define ROWS 8 /* of activations, at most, at a time */
 
@@ -39,10 +40,10 @@ broadcast4(const int8_t *q)
 
 /* A tile's outputs, the first n_valid of which exist, of R rows. */
 TEMPLATE void
-store_rows(float *y, size_t y_stride, size_t n_valid, const __m512 *acc, const int R)
+store_tile(float *y, size_t y_stride, size_t n_valid, __m512 (*acc)[1], const int R)
 {
     for (int r = 0; r < R; r++)
-        _mm512_mask_storeu_ps(y + (size_t)r * y_stride, first_lanes(n_valid), acc[r]);
+        _mm512_mask_storeu_ps(y + (size_t)r * y_stride, first_lanes(n_valid), acc[r][0]);
 }
 
 /* ---- quantised weights ---- */
@@ -56,18 +57,18 @@ start_of(const struct act_group *g, const enum packed_format f)
 
 /* sum += w x for R rows; x: four columns from `column`. */
 TEMPLATE void
-add_products(__m512i *sum, __m512i w, const struct act_group *a, size_t a_stride,
+add_products(__m512i (*sum)[1], __m512i w, const struct act_group *a, size_t a_stride,
              int column, const int R)
 {
     for (int r = 0; r < R; r++)
-        sum[r] = _mm512_dpbusd_epi32(sum[r], w,
-                                     broadcast4(a[(size_t)r * a_stride].q + column));
+        sum[r][0] = _mm512_dpbusd_epi32(sum[r][0], w,
+                                        broadcast4(a[(size_t)r * a_stride].q + column));
 }
 
 /* Chunk c of a block's codes: of nibbles, two times four columns. */
 TEMPLATE void
-add_chunk(__m512i *sum, const uint8_t *codes, const struct act_group *a, size_t a_stride,
-          const enum packed_format f, int c, const int R)
+add_chunk(__m512i (*sum)[1], const uint8_t *codes, const struct act_group *a,
+          size_t a_stride, const enum packed_format f, int c, const int R)
 {
     __m512i w = _mm512_loadu_si512(codes + 64 * c);
 
@@ -85,7 +86,7 @@ add_chunk(__m512i *sum, const uint8_t *codes, const struct act_group *a, size_t 
 
 /* acc += the block's sums, scaled. */
 TEMPLATE void
-add_block(__m512 *acc, const __m512i *sum, const uint8_t *scales,
+add_block(__m512 (*acc)[1], __m512i (*sum)[1], const uint8_t *scales,
           const struct act_group *a, size_t a_stride, const enum packed_format f,
           const int R)
 {
@@ -96,191 +97,33 @@ add_block(__m512 *acc, const __m512i *sum, const uint8_t *scales,
         mw = load_half16(scales + 32);
     for (int r = 0; r < R; r++) {
         const struct act_group *g = &a[(size_t)r * a_stride];
-        __m512 t = _mm512_fmadd_ps(_mm512_castsi512_ps(sum[r]), dw, shift);
+        __m512 t = _mm512_fmadd_ps(_mm512_castsi512_ps(sum[r][0]), dw, shift);
 
-        acc[r] = _mm512_fmadd_ps(t, _mm512_set1_ps(g->d), acc[r]);
+        acc[r][0] = _mm512_fmadd_ps(t, _mm512_set1_ps(g->d), acc[r][0]);
         if (f == PACKED_Q4_1)
-            acc[r] = _mm512_fmadd_ps(mw, _mm512_set1_ps(g->e), acc[r]);
+            acc[r][0] = _mm512_fmadd_ps(mw, _mm512_set1_ps(g->e), acc[r][0]);
     }
 }
 
 /* ---- codes in planes ---- */
 
-/* Bytes shifted right (left when n < 0) as 16-bit words: bits of neighbours come along.
- * Immediate counts need constants even where nothing is optimised. */
-TEMPLATE __m512i
-shift_bits(__m512i x, const int n)
-{
-    switch (n) {
-    case -4:
-        return _mm512_slli_epi16(x, 4);
-    case -3:
-        return _mm512_slli_epi16(x, 3);
-    case -2:
-        return _mm512_slli_epi16(x, 2);
-    case -1:
-        return _mm512_slli_epi16(x, 1);
-    case 1:
-        return _mm512_srli_epi16(x, 1);
-    case 2:
-        return _mm512_srli_epi16(x, 2);
-    case 3:
-        return _mm512_srli_epi16(x, 3);
-    case 4:
-        return _mm512_srli_epi16(x, 4);
-    case 5:
-        return _mm512_srli_epi16(x, 5);
-    case 6:
-        return _mm512_srli_epi16(x, 6);
-    default:
-        return x;
-    }
-}
-
-/* Chunk k of a block's codes, one in every byte. */
-TEMPLATE __m512i
-plane_codes(const uint8_t *codes, const enum packed_format f, const int k)
-{
-    const int base = packed_base_bits(f), bits = packed_traits[f].bits - base;
-    __m512i low =
-        shift_bits(_mm512_loadu_si512(codes + 64 * (k % base)), k / base * base);
-
-    low = _mm512_and_si512(low, _mm512_set1_epi8((char)((1 << base) - 1)));
-    if (bits > 0) {
-        __m512i high = _mm512_loadu_si512(codes + 64 * ((base + k % (bits ? bits : 1))));
-
-        high = shift_bits(high, k / (bits ? bits : 1) * bits - base);
-        high =
-            _mm512_and_si512(high, _mm512_set1_epi8((char)(((1 << bits) - 1) << base)));
-        low = _mm512_or_si512(low, high);
-    }
-    return low;
-}
-
-/* sum[r]: products of chunks [from, to) of a block. */
+/* sum[r][0]: products of chunks [from, to) of a block. */
 TEMPLATE void
-sum_chunks(__m512i *sum, const uint8_t *codes, const struct act_group *a, size_t a_stride,
-           const enum packed_format f, const int from, const int to, const int R)
+sum_chunks(__m512i (*sum)[1], const uint8_t *codes, const struct act_group *a,
+           size_t a_stride, const enum packed_format f, const int from, const int to,
+           const int R)
 {
     for (int r = 0; r < R; r++)
-        sum[r] = _mm512_setzero_si512();
+        sum[r][0] = _mm512_setzero_si512();
 #pragma GCC unroll 8
     for (int i = from; i < to; i++) {
         const int k = to - from == 8 ? i / 2 + i % 2 * 4 : i; /* of one vector in turn */
 
-        add_products(sum, plane_codes(codes, f, k), a, a_stride, 4 * k, R);
+        add_products(sum, plane_codes(codes, f, k, 0), a, a_stride, 4 * k, R);
     }
 }
 
-/* Scales of a block: of sub-blocks of 16 sc and m, and d and dmin of the superblock;
- * else d (times sc) and the minimum, with its sign. */
-struct scales {
-    __m512 sc[2], m[2], d, dmin;
-};
-
-TEMPLATE __m512
-load_u8(const uint8_t *p)
-{
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)));
-}
-
-TEMPLATE __m512
-load_i8(const uint8_t *p)
-{
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
-}
-
-/* halves: of the superblock, or none; scales: behind the block's codes. */
-TEMPLATE struct scales
-load_scales(const uint8_t *halves, const uint8_t *scales, const enum packed_format f)
-{
-    const bool minimum = packed_traits[f].minimum;
-    const uint8_t sub = packed_traits[f].sub;
-    struct scales s;
-
-    s.d = load_half16(sub ? halves : scales);
-    s.dmin = minimum ? load_half16((sub ? halves : scales) + 32) : s.d;
-    s.sc[0] = s.sc[1] = s.d;
-    s.m[0] = s.m[1] = s.dmin;
-    if (sub == 32) {
-        s.sc[0] = _mm512_mul_ps(s.d, load_u8(scales));
-        s.m[0] = _mm512_mul_ps(s.dmin, load_u8(scales + 16));
-        s.m[0] = _mm512_xor_ps(s.m[0], _mm512_set1_ps(-0.0f));
-    }
-    for (size_t i = 0; sub == 16 && i < 2; i++) {
-        s.sc[i] = load_i8(scales + 16 * i);
-        if (minimum)
-            s.m[i] = load_u8(scales + 32 + 16 * i);
-    }
-    return s;
-}
-
-/* acc plus a block whose sums are dot[0] (and dot[1] of columns 16 .. 31). */
-TEMPLATE __m512
-add_scaled(__m512 acc, __m512i dot0, __m512i dot1, const struct scales *s,
-           const struct act_group *g, const enum packed_format f)
-{
-    const __m512 offset = _mm512_set1_ps(packed_traits[f].offset);
-    __m512 s0 = _mm512_set1_ps(g->half_sum[0]), s1 = _mm512_set1_ps(g->half_sum[1]);
-    __m512 d = _mm512_set1_ps(g->d);
-    __m512 t = _mm512_cvtepi32_ps(dot0), u;
-
-    if (packed_traits[f].sub != 16) {
-        if (packed_traits[f].offset) {
-            t = _mm512_fnmadd_ps(offset, s0, t);
-            t = _mm512_fnmadd_ps(offset, s1, t);
-        }
-        acc = _mm512_fmadd_ps(_mm512_mul_ps(t, s->sc[0]), d, acc);
-        if (packed_traits[f].minimum)
-            acc = _mm512_fmadd_ps(s->m[0], _mm512_set1_ps(g->e), acc);
-        return acc;
-    }
-    u = _mm512_cvtepi32_ps(dot1);
-    if (packed_traits[f].offset) {
-        t = _mm512_fnmadd_ps(offset, s0, t);
-        u = _mm512_fnmadd_ps(offset, s1, u);
-    }
-    t = _mm512_fmadd_ps(u, s->sc[1], _mm512_mul_ps(t, s->sc[0])); /* exact */
-    acc = _mm512_fmadd_ps(_mm512_mul_ps(t, s->d), d, acc);
-    if (packed_traits[f].minimum) {
-        t = _mm512_fmadd_ps(s->m[1], s1, _mm512_mul_ps(s->m[0], s0)); /* exact */
-        acc = _mm512_fnmadd_ps(_mm512_mul_ps(t, s->dmin), d, acc);
-    }
-    return acc;
-}
-
-/* One tile, R rows. */
-TEMPLATE void
-tile_planes(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
-            const struct act_group *a, size_t n_blocks, bool first,
-            const enum packed_format f, const int R)
-{
-    const int sub = packed_traits[f].sub;
-    const uint8_t *halves = block;
-    __m512 acc[ROWS];
-
-    for (int r = 0; r < R; r++)
-        acc[r] = _mm512_setzero_ps();
-    for (size_t b = 0; b < n_blocks; b++, block += packed_block_bytes(f)) {
-        __m512i sum[2][ROWS];
-        struct scales s;
-
-        if (first)
-            prefetch(block, f);
-        if (sub && b % (PACKED_SUPER / PACKED_BLOCK) == 0) {
-            halves = block;
-            block += packed_halves_bytes(f);
-        }
-        sum_chunks(sum[0], block, a + b, n_blocks, f, 0, sub == 16 ? 4 : 8, R);
-        if (sub == 16)
-            sum_chunks(sum[1], block, a + b, n_blocks, f, 4, 8, R);
-        s = load_scales(halves, block + packed_code_bytes(f), f);
-        for (int r = 0; r < R; r++)
-            acc[r] = add_scaled(acc[r], sum[0][r], sum[sub == 16][r], &s,
-                                &a[(size_t)r * n_blocks + b], f);
-    }
-    store_rows(y, y_stride, n_valid, acc, R);
-}
+#include "engine/kernels_x86_planes.h"
 
 /* One tile, R rows. `first`: no rows have passed over it before. */
 TEMPLATE void
@@ -288,27 +131,27 @@ tile_rows(float *y, size_t y_stride, size_t n_valid, const uint8_t *block,
           const struct act_group *a, size_t n_blocks, bool first,
           const enum packed_format f, const int R)
 {
-    __m512 acc[ROWS];
+    __m512 acc[ROWS][1];
 
     if (packed_traits[f].sub || packed_traits[f].bits == 5) {
         tile_planes(y, y_stride, n_valid, block, a, n_blocks, first, f, R);
         return;
     }
     for (int r = 0; r < R; r++)
-        acc[r] = _mm512_setzero_ps();
+        acc[r][0] = _mm512_setzero_ps();
     for (size_t b = 0; b < n_blocks; b++, block += packed_block_bytes(f)) {
-        __m512i sum[ROWS];
+        __m512i sum[ROWS][1];
 
         if (first)
             prefetch(block, f);
         for (int r = 0; r < R; r++)
-            sum[r] = _mm512_set1_epi32(start_of(&a[(size_t)r * n_blocks + b], f));
+            sum[r][0] = _mm512_set1_epi32(start_of(&a[(size_t)r * n_blocks + b], f));
 #pragma GCC unroll 8
         for (int c = 0; c < (int)packed_code_bytes(f) / 64; c++)
             add_chunk(sum, block, a + b, n_blocks, f, c, R);
         add_block(acc, sum, block + packed_code_bytes(f), a + b, n_blocks, f, R);
     }
-    store_rows(y, y_stride, n_valid, acc, R);
+    store_tile(y, y_stride, n_valid, acc, R);
 }
 
 DEFINE_MATMUL(matmul_q4_0, PACKED_Q4_0)
@@ -338,23 +181,23 @@ tiles_plain(float *y, size_t y_stride, size_t n_valid, const uint8_t *values,
             size_t tile_bytes, const float *x, size_t n_in, const enum packed_format f,
             const int T, const int R)
 {
-    __m512 acc[8][ROWS];
+    __m512 acc[8][ROWS][1];
 
     for (int t = 0; t < T; t++)
         for (int r = 0; r < R; r++)
-            acc[t][r] = _mm512_setzero_ps();
+            acc[t][r][0] = _mm512_setzero_ps();
     for (size_t i = 0; i < n_in; i++) {
         for (int t = 0; t < T; t++) {
             const uint8_t *tile = values + (size_t)t * tile_bytes;
             __m512 w = load_plain16(tile, i, f);
 
             for (int r = 0; r < R; r++)
-                acc[t][r] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[(size_t)r * n_in + i]),
-                                            acc[t][r]);
+                acc[t][r][0] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[(size_t)r * n_in + i]),
+                                               acc[t][r][0]);
         }
     }
     for (int t = 0; t < T; t++)
-        store_rows(y + t * PACKED_ROWS, y_stride, n_valid - (size_t)t * PACKED_ROWS,
+        store_tile(y + t * PACKED_ROWS, y_stride, n_valid - (size_t)t * PACKED_ROWS,
                    acc[t], R);
 }
 

@@ -21,7 +21,7 @@
 #endif
 
 #include "engine/kernels_avx2.h"
-#include "engine/kernels_avx2_codes.h"
+#include "engine/kernels_x86_codes.h"
 
 /* Eight sums, which leaves registers for codes. Measured: three rows and six are 6 %
  * slower over many rows, five no faster. */
@@ -129,7 +129,7 @@ sum_chunks(__m256i (*sum)[2], const uint8_t *codes, const struct act_group *a,
     }
 }
 
-#include "engine/kernels_avx2_planes.h"
+#include "engine/kernels_x86_planes.h"
 
 /* One tile, R rows. `first`: no rows have passed over it before. */
 TEMPLATE void
