@@ -85,20 +85,19 @@ plane_bits(const uint8_t *plane, const size_t bits, size_t row, size_t column)
     return byte >> (chunk - vector) & ((1 << bits) - 1);
 }
 
-/* The integer dot product of columns [from, to) of row `row` of a block of codes of
- * `bits` bits, a constant, less their offset. */
+/* The integer dot product of columns [from, to) of row `row` of a block, codes less their
+ * offset. Their planes have `base` and `more` bits, constants; more may be 0. */
 static inline __attribute__((always_inline)) int32_t
-dot_bits(const uint8_t *block, const size_t bits, int offset, size_t row, size_t from,
-         size_t to, const int8_t *q)
+dot_planes(const uint8_t *block, const size_t base, const size_t more, int offset,
+           size_t row, size_t from, size_t to, const int8_t *q)
 {
-    const size_t base = bits >= 4 ? 4 : 2;
     int32_t sum = 0;
 
     for (size_t i = from; i < to; i++) {
         int n = plane_bits(block, base, row, i);
 
-        if (bits > base) /* behind a plane of base * 64 bytes */
-            n |= plane_bits(block + base * 64, bits - base, row, i) << base;
+        if (more > 0) /* behind a plane of base * 64 bytes */
+            n |= plane_bits(block + base * 64, more, row, i) << base;
         sum += (n - offset) * q[i];
     }
     return sum;
@@ -114,15 +113,15 @@ dot(const uint8_t *block, enum packed_format f, size_t row, size_t from, size_t 
 
     switch (packed_traits[f].bits) {
     case 2:
-        return dot_bits(block, 2, offset, row, from, to, q);
+        return dot_planes(block, 2, 0, offset, row, from, to, q);
     case 3:
-        return dot_bits(block, 3, offset, row, from, to, q);
+        return dot_planes(block, 2, 1, offset, row, from, to, q);
     case 4:
-        return dot_bits(block, 4, offset, row, from, to, q);
+        return dot_planes(block, 4, 0, offset, row, from, to, q);
     case 5:
-        return dot_bits(block, 5, offset, row, from, to, q);
+        return dot_planes(block, 4, 1, offset, row, from, to, q);
     case 6:
-        return dot_bits(block, 6, offset, row, from, to, q);
+        return dot_planes(block, 4, 2, offset, row, from, to, q);
     default: /* whole signed bytes */
         for (size_t i = from; i < to; i++)
             sum += (int8_t)block[(i / 4 * PACKED_ROWS + row) * 4 + i % 4] * q[i];

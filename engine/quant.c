@@ -88,125 +88,54 @@ decode_q4_1(const unsigned char *src, float *dst)
     }
 }
 
-static void
-decode_q5_0(const unsigned char *src, float *dst)
-{
-    struct quant_ints b;
-    float d;
+/* ---- formats ---- */
 
-    quant_unpack_q5_0(&b, src);
-    d = half_to_float(b.d);
-    for (int i = 0; i < QUANT_BLOCK; i++)
-        dst[i] = d * (float)(b.n[i] - 16);
-}
+/* Q5 and K formats are taken apart into integers first; the rest has a decoder. */
+struct format {
+    uint32_t type;
+    bool (*encode)(const float *src, unsigned char *dst);
+    void (*decode)(const unsigned char *src, float *dst);
+    void (*unpack)(struct quant_ints *out, const unsigned char *src);
+    int sub;    /* elements of a sub-block with a scale of its own; 0: none */
+    int offset; /* taken off a code */
+    bool minimum;
+};
 
+static const struct format formats[] = {
+    { GGUF_F32, quant_encode_f32, decode_f32, NULL, 0, 0, false },
+    { GGUF_F16, quant_encode_f16, decode_f16, NULL, 0, 0, false },
+    { GGUF_BF16, quant_encode_bf16, decode_bf16, NULL, 0, 0, false },
+    { GGUF_Q8_0, quant_encode_q8_0, decode_q8_0, NULL, 0, 0, false },
+    { GGUF_Q4_0, quant_encode_q4_0, decode_q4_0, NULL, 0, 0, false },
+    { GGUF_Q4_1, quant_encode_q4_1, decode_q4_1, NULL, 0, 0, false },
+    { GGUF_Q5_0, quant_encode_q5_0, NULL, quant_unpack_q5_0, 0, 16, false },
+    { GGUF_Q5_1, quant_encode_q5_1, NULL, quant_unpack_q5_1, 0, 0, true },
+    { GGUF_Q2_K, quant_encode_q2_k, NULL, quant_unpack_q2_k, 16, 0, true },
+    { GGUF_Q3_K, quant_encode_q3_k, NULL, quant_unpack_q3_k, 16, 4, false },
+    { GGUF_Q4_K, quant_encode_q4_k, NULL, quant_unpack_q4_k, 32, 0, true },
+    { GGUF_Q5_K, quant_encode_q5_k, NULL, quant_unpack_q5_k, 32, 0, true },
+    { GGUF_Q6_K, quant_encode_q6_k, NULL, quant_unpack_q6_k, 16, 32, false },
+};
+
+/* x = scale * (n - offset), and the minimum: added in blocks, taken off in superblocks.
+ */
 static void
-decode_q5_1(const unsigned char *src, float *dst)
+decode_ints(const struct format *f, const unsigned char *src, float *dst)
 {
     struct quant_ints b;
     float d, m;
 
-    quant_unpack_q5_1(&b, src);
+    f->unpack(&b, src);
     d = half_to_float(b.d);
     m = half_to_float(b.m_or_dmin);
-    for (int i = 0; i < QUANT_BLOCK; i++)
-        dst[i] = d * (float)b.n[i] + m;
-}
+    for (int i = 0; i < (f->sub ? QUANT_SUPER : QUANT_BLOCK); i++) {
+        int s = f->sub ? i / f->sub : 0;
 
-/* A superblock of sub-blocks of `sub` elements, codes less `offset`. */
-static void
-decode_super(const struct quant_ints *b, float *dst, int sub, int offset)
-{
-    float d = half_to_float(b->d);
-
-    for (int i = 0; i < QUANT_SUPER; i++) {
-        int s = i / sub;
-
-        dst[i] = (d * (float)b->sc[s]) * (float)(b->n[i] - offset);
+        dst[i] = (f->sub ? d * (float)b.sc[s] : d) * (float)(b.n[i] - f->offset);
+        if (f->minimum)
+            dst[i] += f->sub ? -(m * (float)b.m[s]) : m;
     }
 }
-
-/* The same, and minima. */
-static void
-decode_super_minimum(const struct quant_ints *b, float *dst, int sub)
-{
-    float d = half_to_float(b->d), dmin = half_to_float(b->m_or_dmin);
-
-    for (int i = 0; i < QUANT_SUPER; i++) {
-        int s = i / sub;
-
-        dst[i] = (d * (float)b->sc[s]) * (float)b->n[i] - dmin * (float)b->m[s];
-    }
-}
-
-static void
-decode_q2_k(const unsigned char *src, float *dst)
-{
-    struct quant_ints b;
-
-    quant_unpack_q2_k(&b, src);
-    decode_super_minimum(&b, dst, 16);
-}
-
-static void
-decode_q3_k(const unsigned char *src, float *dst)
-{
-    struct quant_ints b;
-
-    quant_unpack_q3_k(&b, src);
-    decode_super(&b, dst, 16, 4);
-}
-
-static void
-decode_q4_k(const unsigned char *src, float *dst)
-{
-    struct quant_ints b;
-
-    quant_unpack_q4_k(&b, src);
-    decode_super_minimum(&b, dst, 32);
-}
-
-static void
-decode_q5_k(const unsigned char *src, float *dst)
-{
-    struct quant_ints b;
-
-    quant_unpack_q5_k(&b, src);
-    decode_super_minimum(&b, dst, 32);
-}
-
-static void
-decode_q6_k(const unsigned char *src, float *dst)
-{
-    struct quant_ints b;
-
-    quant_unpack_q6_k(&b, src);
-    decode_super(&b, dst, 16, 32);
-}
-
-/* ---- formats ---- */
-
-struct format {
-    uint32_t type;
-    void (*decode)(const unsigned char *src, float *dst);
-    bool (*encode)(const float *src, unsigned char *dst);
-};
-
-static const struct format formats[] = {
-    { GGUF_F32, decode_f32, quant_encode_f32 },
-    { GGUF_F16, decode_f16, quant_encode_f16 },
-    { GGUF_BF16, decode_bf16, quant_encode_bf16 },
-    { GGUF_Q8_0, decode_q8_0, quant_encode_q8_0 },
-    { GGUF_Q4_0, decode_q4_0, quant_encode_q4_0 },
-    { GGUF_Q4_1, decode_q4_1, quant_encode_q4_1 },
-    { GGUF_Q5_0, decode_q5_0, quant_encode_q5_0 },
-    { GGUF_Q5_1, decode_q5_1, quant_encode_q5_1 },
-    { GGUF_Q2_K, decode_q2_k, quant_encode_q2_k },
-    { GGUF_Q3_K, decode_q3_k, quant_encode_q3_k },
-    { GGUF_Q4_K, decode_q4_k, quant_encode_q4_k },
-    { GGUF_Q5_K, decode_q5_k, quant_encode_q5_k },
-    { GGUF_Q6_K, decode_q6_k, quant_encode_q6_k },
-};
 
 static const struct format *
 format_of(uint32_t type)
@@ -253,8 +182,12 @@ quant_dequantise_row(uint32_t type, const void *src, float *dst, size_t n)
 
     if (rc != 0)
         return rc;
-    for (i = 0; i < n; i += elems, p += bytes)
-        f->decode(p, dst + i);
+    for (i = 0; i < n; i += elems, p += bytes) {
+        if (f->decode)
+            f->decode(p, dst + i);
+        else
+            decode_ints(f, p, dst + i);
+    }
     return 0;
 }
 

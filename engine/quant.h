@@ -111,7 +111,7 @@ _Static_assert(sizeof(struct quant_q6_k) == 210, "Q6_K superblock");
 
 /* Every format that this module knows, for texts. */
 #define QUANT_TYPES                                                                      \
-    "F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1, Q4_0, Q3_K and Q2_K"
+    "F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1, Q4_0, Q3_K, Q2_K"
 
 /* Is an enum gguf_type one of QUANT_TYPES? */
 bool quant_is_known(uint32_t type);

@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/quant.h"
 #include "tools/command.h"
 #include "tools/progress.h"
 #include "tools/quantise.h"
@@ -270,14 +271,14 @@ static int
 choose_types(const struct quantize_args *a, uint32_t *type, uint32_t *output_type,
              struct err *err)
 {
-    int rc = quantise_find_type("--type", a->type, type, err);
+    int rc = command_find_type("--type", a->type, type, err);
 
     if (rc != 0)
         return rc;
     *output_type = quantise_output_type(*type);
     if (!a->output_type)
         return 0;
-    return quantise_find_type("--output-type", a->output_type, output_type, err);
+    return command_find_type("--output-type", a->output_type, output_type, err);
 }
 
 static int
@@ -337,20 +338,18 @@ cmd_quantize(int argc, char **argv)
     struct quantize_args a = { 0 };
     struct err err = { 0 };
     uint32_t type, output_type;
-    char names[200], type_help[260];
     int n, status;
     const struct option_spec specs[] = {
         { "output", 'o', OPTIONS_TEXT, &a.output, "FILE", "the model file to write", 0,
           0 },
-        { "type", 0, OPTIONS_TEXT, &a.type, "NAME", type_help, 0, 0 },
+        { "type", 0, OPTIONS_TEXT, &a.type, "NAME", QUANT_TYPES, 0, 0 },
         { "output-type", 0, OPTIONS_TEXT, &a.output_type, "NAME",
           "of embedding and output matrix (default: NAME of --type, at least Q8_0)", 0,
           0 },
         { "all", 0, OPTIONS_FLAG, &a.all, NULL,
           "keep no matrix that has about as few bits already", 0, 0 },
         { "force", 'f', OPTIONS_FLAG, &a.force, NULL, "replace FILE if it exists", 0, 0 },
-        { "threads", 't', OPTIONS_INT, &a.threads, "N",
-          "threads (default: all cores this process may use)", 1, 256 },
+        COMMAND_THREADS_OPTION(&a.threads),
         { 0 }
     };
     const struct options_page page = {
@@ -358,14 +357,12 @@ cmd_quantize(int argc, char **argv)
         "Write a model in another format. Matrices are encoded, everything else is\n"
         "kept. Rows that are not whole blocks of a K format take the next format that\n"
         "fits. Attention and ffn_down matrices that already have about as few bits are\n"
-        "kept unless --all is given: they lose more than is gained. RMS errors are "
-        "relative to MODEL's weights. The same bytes come out\n"
-        "with any number of threads.",
+        "kept unless --all is given: they lose more than is gained. RMS errors are\n"
+        "relative to MODEL's weights. The same bytes come out with any number of "
+        "threads.",
         specs, 1, 1
     };
 
-    snprintf(type_help, sizeof(type_help), "%s",
-             quantise_type_names(names, sizeof(names)));
     if (!command_options(&page, argc, argv, &n, &status))
         return status;
     a.file = argv[1];

@@ -14,15 +14,6 @@
 #include "engine/synth.h"
 
 static int
-type_by_name(const char *name, uint32_t *type, struct err *err)
-{
-    for (*type = 0; *type <= GGUF_BF16; ++*type)
-        if (quant_is_known(*type) && strcasecmp(name, gguf_type_name(*type)) == 0)
-            return 0;
-    return err_set(err, CE_EINVAL, "--type: \"%s\" is none of " QUANT_TYPES, name);
-}
-
-static int
 arch_by_name(const char *name, enum synth_arch *arch, struct err *err)
 {
     for (int i = 0; synth_arch_name(i); i++) {
@@ -144,7 +135,7 @@ cmd_synth(int argc, char **argv)
         err_set(&err, CE_EINVAL, "--output is missing");
         return command_usage("synth", &err);
     }
-    if (type_by_name(type, &p.type, &err) != 0 ||
+    if (command_find_type("--type", type, &p.type, &err) != 0 ||
         arch_by_name(arch, &p.graph.arch, &err) != 0 ||
         kind_by_name(kind, &exit_kind, &err) != 0)
         return command_usage("synth", &err);

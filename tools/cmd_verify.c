@@ -311,8 +311,7 @@ cmd_verify(int argc, char **argv)
         { "check", 'c', OPTIONS_TEXT, &a.list, "LIST",
           "take hashes from LIST, as sha256sum writes it (default: FILE.sha256)", 0, 0 },
         COMMAND_EXITS_OPTION(&a.exits),
-        { "threads", 't', OPTIONS_INT, &a.threads, "N",
-          "threads (default: all cores this process may use)", 1, 256 },
+        COMMAND_THREADS_OPTION(&a.threads),
         { 0 }
     };
     const struct options_page page = {

@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
+#include "engine/quant.h"
 #include "engine/utf8_stream.h"
 #include "tools/progress.h"
 
@@ -81,6 +83,15 @@ read_packing(struct backend_options *o, const struct engine_options *e, struct e
     o->packing_off = strcmp(packing, "off") == 0;
     o->packing_cache = e->packing_cache;
     return 0;
+}
+
+int
+command_find_type(const char *option, const char *name, uint32_t *type, struct err *err)
+{
+    for (*type = 0; *type <= GGUF_BF16; ++*type)
+        if (quant_is_known(*type) && strcasecmp(name, gguf_type_name(*type)) == 0)
+            return 0;
+    return err_set(err, CE_EINVAL, "%s: \"%s\" is none of " QUANT_TYPES, option, name);
 }
 
 int

@@ -51,6 +51,11 @@ int command_usage(const char *command, const struct err *err);
 /* Print on one line, or indented; takes the reference. CE_ENOMEM when `json` is NULL. */
 int command_print_json(json_t *json, bool indented, struct err *err) CE_MUSTCHECK;
 
+/* The format of weights called `name`, case ignored. CE_EINVAL with the names there are,
+ * after `option`. */
+int command_find_type(const char *option, const char *name, uint32_t *type,
+                      struct err *err) CE_MUSTCHECK;
+
 /* ---- a model ready to compute ---- */
 
 /* Options of every command that computes; put COMMAND_ENGINE_OPTIONS(&e) into the
@@ -64,11 +69,15 @@ struct engine_options {
     const char *packing_cache;       /* folder, or NULL */
 };
 
+/* The option --threads, for every command that shares work out. */
+#define COMMAND_THREADS_OPTION(var)                                                      \
+    {                                                                                    \
+        "threads", 't', OPTIONS_INT, var, "N",                                           \
+            "threads (default: all cores this process may use)", 1, 256                  \
+    }
+
 #define COMMAND_ENGINE_OPTIONS(e)                                                        \
-    { "threads",   't',                                                                  \
-      OPTIONS_INT, &(e)->threads,                                                        \
-      "N",         "threads (default: all cores this process may use)",                  \
-      1,           256 },                                                                \
+    COMMAND_THREADS_OPTION(&(e)->threads),                                               \
         { "cpu",     0,      OPTIONS_TEXT,                                               \
           &(e)->cpu, "NAME", "kernels: auto, scalar, avx2, avxvnni, avx512",             \
           0,         0 },                                                                \

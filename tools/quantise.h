@@ -47,17 +47,6 @@ struct quantise_plan {
     bool twice; /* some matrices come from fewer than 8 bits, and lose again */
 };
 
-/* May weights be stored in this format? Whatever the engine can encode. */
-bool quantise_can_encode(uint32_t type);
-
-/* The format called `name`, case ignored. CE_EINVAL with the names there are, after
- * `option`. */
-int quantise_find_type(const char *option, const char *name, uint32_t *type,
-                       struct err *err) CE_MUSTCHECK;
-
-/* Names of the formats, "F32, F16, ..."; returns out. */
-char *quantise_type_names(char *out, size_t cap);
-
 /* The format of embedding and output matrix when nobody chose one: that of the other
  * matrices, but at least 8 bits. */
 uint32_t quantise_output_type(uint32_t type);

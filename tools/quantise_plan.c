@@ -1,69 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  * quantise_plan.c - which format each tensor of a model gets (quantise.h).
  *
- * The formats are those that the engine encodes: it is asked, so that a format it
- * learns appears here by itself. K formats have blocks of 256; a model whose width is
- * another multiple of 32 gets the nearest format with blocks of 32 that has no fewer
- * bits, as far as the engine knows it, and half precision at last.
+ * K formats have blocks of 256; a model whose width is another multiple of 32 gets the
+ * nearest format with blocks of 32 that has no fewer bits, and half precision at last.
  */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "engine/quant.h"
 #include "tools/quantise.h"
 
-#define TRIAL       256  /* elements: whole blocks of every format */
-#define TRIAL_BYTES 2048 /* enough for them in any */
-#define ONE_STEP    1.15 /* bits: Q4_1 is 5.0, Q4_0 4.5, Q5_0 5.5 */
-
-/* All formats that weights may come in, largest first. */
-static const uint32_t types[] = { GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q8_0, GGUF_Q6_K,
-                                  GGUF_Q5_1, GGUF_Q5_0, GGUF_Q5_K, GGUF_Q4_1, GGUF_Q4_0,
-                                  GGUF_Q4_K, GGUF_Q3_K, GGUF_Q2_K };
-#define N_TYPES (sizeof(types) / sizeof(types[0]))
-
-bool
-quantise_can_encode(uint32_t type)
-{
-    static const float zeros[TRIAL];
-    unsigned char out[TRIAL_BYTES];
-    size_t bytes = quant_row_bytes(type, TRIAL);
-
-    return bytes > 0 && bytes <= sizeof(out) &&
-           quant_quantise_row(type, zeros, out, TRIAL) == 0;
-}
-
-char *
-quantise_type_names(char *out, size_t cap)
-{
-    size_t len = 0;
-
-    out[0] = '\0';
-    for (size_t i = 0; i < N_TYPES && len < cap; i++) {
-        if (quantise_can_encode(types[i]))
-            len += (size_t)snprintf(out + len, cap - len, "%s%s", len > 0 ? ", " : "",
-                                    gguf_type_name(types[i]));
-    }
-    return out;
-}
-
-int
-quantise_find_type(const char *option, const char *name, uint32_t *type, struct err *err)
-{
-    char names[200];
-
-    for (size_t i = 0; i < N_TYPES; i++) {
-        if (strcasecmp(name, gguf_type_name(types[i])) == 0 &&
-            quantise_can_encode(types[i])) {
-            *type = types[i];
-            return 0;
-        }
-    }
-    return err_set(err, CE_EINVAL, "%s: \"%s\" is none of %s", option, name,
-                   quantise_type_names(names, sizeof(names)));
-}
+#define ONE_STEP 1.15 /* bits: Q4_1 is 5.0, Q4_0 4.5, Q5_0 5.5 */
 
 static double
 bits(uint32_t type)
@@ -101,8 +48,7 @@ next_type(uint32_t type)
 static uint32_t
 fitting_type(uint32_t type, size_t n)
 {
-    while (type != GGUF_F16 &&
-           (n % gguf_block_elems(type) != 0 || !quantise_can_encode(type)))
+    while (n % gguf_block_elems(type) != 0)
         type = next_type(type);
     return type;
 }
