@@ -50,6 +50,18 @@ class Together(Case):
     def lone(self, prompts, *args):
         return self.ask(prompts, "--codec", "f32", *args)
 
+    def heads_agree(self, answers, traced):
+        """Each token and confidence is what its head says in a trace of the whole model,
+        forced along the same ids. Returns the origins there were, with their layers."""
+        seen = set()
+        for a, b in zip(answers, traced):
+            for t, u in zip(a["tokens"], b["tokens"]):
+                layer = t.get("layer", 0)
+                head = next(h for h in u["heads"] if h["layer"] == layer)
+                self.assertEqual((t["id"], t["confidence"]), (head["id"], head["confidence"]))
+                seen.add((t["origin"], layer))
+        return seen
+
 
 class Exactness(Together):
     def test_theta_one_equals_the_whole_model(self):
@@ -74,14 +86,7 @@ class Exactness(Together):
             mixed = self.lone(PROMPTS, "--theta", theta)
             forced = [{"prompt": p, "force_ids": a["ids"]}
                       for p, a in zip(PROMPTS, mixed)]
-            checked = self.whole(forced, "--trace")
-            for a, b in zip(mixed, checked):
-                for t, u in zip(a["tokens"], b["tokens"]):
-                    layer = t.get("layer", 0)
-                    head = next(h for h in u["heads"] if h["layer"] == layer)
-                    self.assertEqual((t["id"], t["confidence"]),
-                                     (head["id"], head["confidence"]))
-                    seen.add((t["origin"], layer))
+            seen |= self.heads_agree(mixed, self.whole(forced, "--trace"))
         self.assertEqual(seen, {("exit", 2), ("exit", 4), ("cloud", 0)})
 
     def test_upload_triggers_change_nothing_but_traffic(self):
@@ -219,10 +224,7 @@ class Screens(Together):
         # What comes out is what its head says in full.
         forced = [{"prompt": p, "force_ids": b["ids"]} for p, b in zip(PROMPTS, some)]
         whole = ask("--mode", "edge-full", "--trace", prompts=forced, cloud=None)
-        for b, c in zip(some, whole):
-            for t, u in zip(b["tokens"], c["tokens"]):
-                head = next(h for h in u["heads"] if h["layer"] == t.get("layer", 0))
-                self.assertEqual((t["id"], t["confidence"]), (head["id"], head["confidence"]))
+        self.heads_agree(some, whole)
 
     def test_hashes_are_of_whole_checks(self):
         ask = self.screened(8)
@@ -250,13 +252,7 @@ class Kinds(Together):
             mixed = ask("--theta", theta)
             forced = [{"prompt": p, "force_ids": a["ids"]} for p, a in zip(PROMPTS, mixed)]
             checked = ask("--mode", "edge-full", "--trace", prompts=forced, cloud=None)
-            for a, b in zip(mixed, checked):
-                for t, u in zip(a["tokens"], b["tokens"]):
-                    layer = t.get("layer", 0)
-                    head = next(h for h in u["heads"] if h["layer"] == layer)
-                    self.assertEqual((t["id"], t["confidence"]),
-                                     (head["id"], head["confidence"]))
-                    seen.add((t["origin"], layer))
+            seen |= self.heads_agree(mixed, checked)
             if edge:
                 for a, b in zip(mixed, ask("--theta", theta, who=edge)):
                     self.same(a, b)

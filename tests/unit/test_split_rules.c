@@ -13,6 +13,7 @@
 
 #include "engine/tokenizer_rules.h"
 #include "engine/tokenizer_split.h"
+#include "megabyte.h"
 
 static const struct {
     const char *name, *text, *want;
@@ -101,14 +102,12 @@ hostile(const struct split *s, const char *name, char *text, size_t len)
                                             "!",  " \n", "\303\251",  "\314\201",    "'",
                                             " a", "aA",  "\304\205 ", "\343\200\200" };
     struct cut c;
-    size_t k, i, m;
+    size_t k;
     clock_t start;
     double seconds;
 
     for (k = 0; k < sizeof(patterns) / sizeof(patterns[0]); k++) {
-        m = strlen(patterns[k]);
-        for (i = 0; i < len; i++)
-            text[i] = patterns[k][i % m];
+        repeat_pattern(text, len, patterns[k]);
         text[len - 1] = '\001';
         start = clock();
         c.total = 0;
@@ -125,8 +124,7 @@ static void
 test_all_rules_are_linear(void **state)
 {
     char names[2000], *name, *rest;
-    size_t len = (size_t)1 << 20;
-    char *text = malloc(len);
+    char *text = malloc(MEGABYTE);
     const char *as;
     const struct split_rule *rule, *before = NULL;
     struct split *s;
@@ -148,7 +146,7 @@ test_all_rules_are_linear(void **state)
         before = rule;
         if (split_open(&s, name, strlen(name), &err) != 0)
             fail_msg("%s", err.text);
-        hostile(s, name, text, len);
+        hostile(s, name, text, MEGABYTE);
         split_free(s);
     }
     print_message("%d names, %.1f s\n", n, (double)(clock() - start) / CLOCKS_PER_SEC);

@@ -9,13 +9,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "engine/synth.h"
 #include "engine/tokenizer.h"
+#include "megabyte.h"
 
 #define VOCAB "test_tokenizer_spm.gguf"
 
@@ -256,29 +256,9 @@ test_a_megabyte_is_quick(void **state)
     static const char *const patterns[] = { "a",        "he",       " ",    "\200",
                                             "\n",       "<",        "<mar", "the ",
                                             "\303\251", "\360\237", "</s" };
-    size_t len = (size_t)1 << 20, i, k, n, m;
-    int32_t *ids = malloc((len + 1) * sizeof(*ids));
-    char *text = malloc(len);
-    struct err err;
-    clock_t start;
-    double seconds;
 
     (void)state;
-    assert_non_null(ids);
-    assert_non_null(text);
-    for (k = 0; k < sizeof(patterns) / sizeof(patterns[0]); k++) {
-        m = strlen(patterns[k]);
-        for (i = 0; i < len; i++)
-            text[i] = patterns[k][i % m];
-        start = clock();
-        assert_int_equal(tokenizer_encode(tok, text, len, true, ids, len + 1, &n, &err),
-                         0);
-        seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
-        print_message("1 MiB, pattern %zu: %zu tokens, %.2f s\n", k, n, seconds);
-        assert_true(seconds < 20);
-    }
-    free(ids);
-    free(text);
+    assert_megabytes_quick(tok, patterns, sizeof(patterns) / sizeof(patterns[0]));
 }
 
 /* ---- other files ---- */
