@@ -3,15 +3,17 @@
  * (Cortex-A55, A75 and later, Neoverse N1).
  */
 #include "engine/kernels_neon_dotprod.h"
+
+#define ROW_BLOCKS(BLOCK, f) BLOCK(f, 4) BLOCK(f, 3) BLOCK(f, 2) BLOCK(f, 1)
 #include "engine/kernels_neon_quantised.h"
 
-DEFINE_MATMULS(tile_all)
+#define tile_rows tile_few_rows /* there are no larger blocks */
+
+DEFINE_MATMULS
 
 void
 kernels_neon_dotprod_install(struct kernels *k)
 {
     k->name = "neon-dotprod";
-    k->matmul[PACKED_Q4_0] = matmul_q4_0;
-    k->matmul[PACKED_Q4_1] = matmul_q4_1;
-    k->matmul[PACKED_Q8_0] = matmul_q8_0;
+    install_quantised(k);
 }

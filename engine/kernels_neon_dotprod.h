@@ -3,7 +3,8 @@
  *
  * A register of codes is four outputs by four columns, and sdot multiplies all four
  * outputs with four activations that it takes from a lane: exactly the packed layout.
- * Nibbles are positive bytes. Both files with dot products take their templates here.
+ * Codes of less than eight bits are positive bytes. Both files with dot products take
+ * their template here.
  */
 #ifndef CE_ENGINE_KERNELS_NEON_DOTPROD_H
 #define CE_ENGINE_KERNELS_NEON_DOTPROD_H
@@ -12,10 +13,10 @@
 #error "build this file with the flags of NEON_DOTPROD_CFLAGS or NEON_I8MM_CFLAGS"
 #endif
 
-#include "engine/kernels_neon.h"
+#include "engine/kernels_neon_planes.h"
 
 /* Add the products with activations 4 lane .. 4 lane + 3 of x. The instruction wants
- * a literal, so callers name lanes one by one: a loop may stay one. */
+ * a literal. */
 TEMPLATE int32x4_t
 dot(int32x4_t sum, int8x16_t w, int8x16_t x, const int lane)
 {
@@ -31,61 +32,25 @@ dot(int32x4_t sum, int8x16_t w, int8x16_t x, const int lane)
     }
 }
 
-/* Chunk c of nibbles: columns 4c .. and 16 + 4c .. */
 TEMPLATE void
-chunk_q4(int32x4_t (*sum)[4], const uint8_t *codes, const struct act_group *a,
-         size_t a_stride, const int R, const int V, const int c)
+sum_chunks(int32x4_t (*sum)[4], const uint8_t *codes, const struct act_group *a,
+           size_t a_stride, const enum packed_format f, const int from, const int to,
+           const int R, const int V)
 {
-    for (int v = 0; v < V; v++) {
-        uint8x16_t w = vld1q_u8(codes + 64 * c + 16 * v);
-        int8x16_t low = vreinterpretq_s8_u8(vandq_u8(w, vdupq_n_u8(15)));
-        int8x16_t high = vreinterpretq_s8_u8(vshrq_n_u8(w, 4));
+#pragma GCC unroll 8
+    for (int i = from; i < to; i++) {
+        const int k = chunk_at(i, from, to);
 
-        for (int r = 0; r < R; r++) {
-            const int8_t *q = a[(size_t)r * a_stride].q;
+        for (int v = 0; v < V; v++) {
+            int8x16_t w = load_codes(codes + 16 * v, f, k);
 
-            sum[r][v] = dot(sum[r][v], low, vld1q_s8(q), c);
-            sum[r][v] = dot(sum[r][v], high, vld1q_s8(q + 16), c);
+            for (int r = 0; r < R; r++) {
+                int8x16_t x = vld1q_s8(a[(size_t)r * a_stride].q + k / 4 * 16);
+
+                sum[r][v] = dot(sum[r][v], w, x, k % 4);
+            }
         }
     }
-}
-
-TEMPLATE void
-block_q4(int32x4_t (*sum)[4], const uint8_t *codes, const struct act_group *a,
-         size_t a_stride, const int R, const int V)
-{
-    chunk_q4(sum, codes, a, a_stride, R, V, 0);
-    chunk_q4(sum, codes, a, a_stride, R, V, 1);
-    chunk_q4(sum, codes, a, a_stride, R, V, 2);
-    chunk_q4(sum, codes, a, a_stride, R, V, 3);
-}
-
-/* Chunks c and 4 + c of bytes. */
-TEMPLATE void
-chunks_q8(int32x4_t (*sum)[4], const uint8_t *codes, const struct act_group *a,
-          size_t a_stride, const int R, const int V, const int c)
-{
-    for (int v = 0; v < V; v++) {
-        int8x16_t low = vreinterpretq_s8_u8(vld1q_u8(codes + 64 * c + 16 * v));
-        int8x16_t high = vreinterpretq_s8_u8(vld1q_u8(codes + 256 + 64 * c + 16 * v));
-
-        for (int r = 0; r < R; r++) {
-            const int8_t *q = a[(size_t)r * a_stride].q;
-
-            sum[r][v] = dot(sum[r][v], low, vld1q_s8(q), c);
-            sum[r][v] = dot(sum[r][v], high, vld1q_s8(q + 16), c);
-        }
-    }
-}
-
-TEMPLATE void
-block_q8(int32x4_t (*sum)[4], const uint8_t *codes, const struct act_group *a,
-         size_t a_stride, const int R, const int V)
-{
-    chunks_q8(sum, codes, a, a_stride, R, V, 0);
-    chunks_q8(sum, codes, a, a_stride, R, V, 1);
-    chunks_q8(sum, codes, a, a_stride, R, V, 2);
-    chunks_q8(sum, codes, a, a_stride, R, V, 3);
 }
 
 #endif

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * kernels_neon_matmul.c - matrix products for every 64-bit ARM.
  *
- * Without dot products bytes are multiplied into 16-bit sums, half a register of
- * bytes at a time. Nibbles are at most 15 and activations at most 127, so the eight
- * products that a block adds in one place are within 15,240, and a pair of such sums
- * within 30,480: one widening addition finishes the block. Of signed bytes two
- * products (32,512 at most) fit before they have to be widened.
+ * Without dot products bytes are multiplied into 16-bit sums, half a register of bytes
+ * at a time: eight sums for four outputs' four columns, where each chunk of a block
+ * adds one product. Activations are at most 127. Codes of 5 bits are at most 31, so the
+ * eight products of a block are within 31,496, and codes of 6 bits have sub-blocks of
+ * four chunks: within 32,004. Nibbles stay within 15,240, so that even pairs of sums
+ * fit. Of signed bytes two products (32,512 at most) fit before they have to be
+ * widened.
  */
-#include "engine/kernels_neon.h"
+#include "engine/kernels_neon_planes.h"
 
 /* Four activations, four times. */
 TEMPLATE int8x16_t
@@ -19,84 +21,64 @@ broadcast4(const int8_t *q)
     return vreinterpretq_s8_s32(vdupq_n_s32(four));
 }
 
-/* p += w x, for the first (p[0]) and last (p[1]) eight bytes. */
+/* p = w x or p += w x, for the first (p[0]) and last (p[1]) eight bytes. */
 TEMPLATE void
-add_products(int16x8_t p[2], int8x16_t w, int8x16_t x)
+add_products(int16x8_t p[2], int8x16_t w, int8x16_t x, bool begin)
 {
-    p[0] = vmlal_s8(p[0], vget_low_s8(w), vget_low_s8(x));
-    p[1] = vmlal_high_s8(p[1], w, x);
+    int8x8_t w0 = vget_low_s8(w), x0 = vget_low_s8(x);
+
+    p[0] = begin ? vmull_s8(w0, x0) : vmlal_s8(p[0], w0, x0);
+    p[1] = begin ? vmull_high_s8(w, x) : vmlal_high_s8(p[1], w, x);
+}
+
+/* wide = p or wide += p, in pairs. */
+TEMPLATE void
+widen(int32x4_t wide[2], const int16x8_t p[2], bool begin)
+{
+    for (int h = 0; h < 2; h++)
+        wide[h] = begin ? vpaddlq_s16(p[h]) : vpadalq_s16(wide[h], p[h]);
 }
 
 TEMPLATE void
-block_q4(int32x4_t (*sum)[4], const uint8_t *codes, const struct act_group *a,
-         size_t a_stride, const int R, const int V)
+sum_chunks(int32x4_t (*sum)[4], const uint8_t *codes, const struct act_group *a,
+           size_t a_stride, const enum packed_format f, const int from, const int to,
+           const int R, const int V)
 {
+    const int bits = packed_traits[f].bits, fit = bits == 8 ? 2 : to - from;
+    int32x4_t wide[4][4][2];
     int16x8_t p[4][4][2];
 
-    for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int i = from; i < to; i++) {
+        const int k = chunk_at(i, from, to), place = (i - from) % fit;
+        int8x16_t w[4];
+
         for (int v = 0; v < V; v++)
-            p[r][v][0] = p[r][v][1] = vdupq_n_s16(0);
-    for (int c = 0; c < 4; c++) {
-        int8x16_t low[4], high[4];
-
-        for (int v = 0; v < V; v++) {
-            uint8x16_t w = vld1q_u8(codes + 64 * c + 16 * v);
-
-            low[v] = vreinterpretq_s8_u8(vandq_u8(w, vdupq_n_u8(15)));
-            high[v] = vreinterpretq_s8_u8(vshrq_n_u8(w, 4));
-        }
+            w[v] = load_codes(codes + 16 * v, f, k);
         for (int r = 0; r < R; r++) {
-            const int8_t *q = a[(size_t)r * a_stride].q + 4 * c;
-            int8x16_t x = broadcast4(q), z = broadcast4(q + 16);
+            int8x16_t x = broadcast4(a[(size_t)r * a_stride].q + 4 * k);
 
             for (int v = 0; v < V; v++) {
-                add_products(p[r][v], low[v], x);
-                add_products(p[r][v], high[v], z);
+                add_products(p[r][v], w[v], x, place == 0);
+                if (bits > 4 && place == fit - 1)
+                    widen(wide[r][v], p[r][v], i - from < fit);
             }
         }
     }
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++)
-            sum[r][v] = vpadalq_s16(sum[r][v], vpaddq_s16(p[r][v][0], p[r][v][1]));
+            sum[r][v] =
+                bits <= 4
+                    ? vpadalq_s16(sum[r][v], vpaddq_s16(p[r][v][0], p[r][v][1]))
+                    : vaddq_s32(sum[r][v], vpaddq_s32(wide[r][v][0], wide[r][v][1]));
 }
 
-TEMPLATE void
-block_q8(int32x4_t (*sum)[4], const uint8_t *codes, const struct act_group *a,
-         size_t a_stride, const int R, const int V)
-{
-    int32x4_t pairs[4][4][2];
-
-    for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++)
-            pairs[r][v][0] = pairs[r][v][1] = vdupq_n_s32(0);
-    for (int c = 0; c < 8; c += 2) {
-        int8x16_t w[4][2];
-
-        for (int v = 0; v < V; v++)
-            for (int i = 0; i < 2; i++)
-                w[v][i] = vreinterpretq_s8_u8(vld1q_u8(codes + 64 * (c + i) + 16 * v));
-        for (int r = 0; r < R; r++) {
-            const int8_t *q = a[(size_t)r * a_stride].q + 4 * c;
-            int8x16_t x = broadcast4(q), z = broadcast4(q + 4);
-
-            for (int v = 0; v < V; v++) {
-                int16x8_t p[2] = { vmull_s8(vget_low_s8(w[v][0]), vget_low_s8(x)),
-                                   vmull_high_s8(w[v][0], x) };
-
-                add_products(p, w[v][1], z);
-                pairs[r][v][0] = vpadalq_s16(pairs[r][v][0], p[0]);
-                pairs[r][v][1] = vpadalq_s16(pairs[r][v][1], p[1]);
-            }
-        }
-    }
-    for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++)
-            sum[r][v] = vaddq_s32(sum[r][v], vpaddq_s32(pairs[r][v][0], pairs[r][v][1]));
-}
-
+#define ROW_BLOCKS(BLOCK, f) BLOCK(f, 4) BLOCK(f, 3) BLOCK(f, 2) BLOCK(f, 1)
 #include "engine/kernels_neon_quantised.h"
 
-DEFINE_MATMULS(tile_all)
+#define tile_rows tile_few_rows /* there are no larger blocks */
+
+DEFINE_MATMULS
 
 /* ---- floats ---- */
 
@@ -159,9 +141,7 @@ tiles_plain(float *y, size_t y_stride, size_t n_valid, const uint8_t *values,
 void
 kernels_neon_install_matmul(struct kernels *k)
 {
-    k->matmul[PACKED_Q4_0] = matmul_q4_0;
-    k->matmul[PACKED_Q4_1] = matmul_q4_1;
-    k->matmul[PACKED_Q8_0] = matmul_q8_0;
+    install_quantised(k);
     k->matmul[PACKED_F16] = matmul_f16;
     k->matmul[PACKED_BF16] = matmul_bf16;
     k->matmul[PACKED_F32] = matmul_f32;

@@ -168,6 +168,19 @@ test_matmul(void **state)
     }
 }
 
+/* A format that a table forgets would pass above, by scalar kernels. */
+static void
+test_no_product_is_scalar(void **state)
+{
+    const struct kernels *k;
+
+    (void)state;
+    for (int t = 1; (k = kernels_at(t)) != NULL; t++)
+        for (int f = 0; f < PACKED_N_FORMATS; f++)
+            if (k->matmul[f] == scalar->matmul[f])
+                fail_msg("%s has no product of format %d", k->name, f);
+}
+
 static void
 check_rows(size_t n, enum case_kind kind)
 {
@@ -433,10 +446,15 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_quantise), cmocka_unit_test(test_matmul),
-        cmocka_unit_test(test_rows),     cmocka_unit_test(test_exp_range),
-        cmocka_unit_test(test_rope),     cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_logits),   cmocka_unit_test(test_logits_not_finite),
+        cmocka_unit_test(test_quantise),
+        cmocka_unit_test(test_matmul),
+        cmocka_unit_test(test_no_product_is_scalar),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_exp_range),
+        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_logits_not_finite),
     };
 
     cases_seed(2);
