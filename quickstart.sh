@@ -69,7 +69,7 @@ fi
 
 mkdir -p run && run=$(mktemp -d run/quickstart.XXXXXX) || exit 1
 build/cecollm-cloudd --set "model=$model" --set "exits=$exits" \
-    --set listen=127.0.0.1:0 --set "port_file=$run/port" --set ca=dev-certs/ca.crt \
+    --set listen=127.0.0.1:0 --set metrics_listen=off --set "port_file=$run/port" --set ca=dev-certs/ca.crt \
     --set cert=dev-certs/cloudd.crt --set key=dev-certs/cloudd.key \
     </dev/null >"$run/log" 2>&1 &
 cloud=$!

@@ -22,6 +22,7 @@
 #include "engine/sampler.h"
 #include "engine/tokenizer.h"
 #include "server/content.h"
+#include "server/metrics.h"
 #include "server/scheduler.h"
 
 #define RETRY_MS 1000 /* told to an agent that found the server full */
@@ -119,6 +120,15 @@ hook_pick(void *arg, const struct content_sampling *how, const struct head_resul
     return id;
 }
 
+static void
+hook_answered(void *arg, int64_t asked_us, int64_t ready_us, int64_t start_us,
+              int64_t now_us)
+{
+    struct backend_thread *t = arg;
+
+    metrics_answered(t->config.metrics, asked_us, ready_us, start_us, now_us);
+}
+
 /* ---- one step ---- */
 
 /* Pick, share, decode. Returns the number of runs. */
@@ -167,6 +177,23 @@ item_init(struct backend_thread *t, struct batch_item *item, size_t i)
     item->results = run->head_rows ? t->results + row : NULL;
 }
 
+/* The step's own figures, and each tenant's rows. */
+static void
+count_step(struct backend_thread *t, const size_t *runs, size_t n, int64_t took_us)
+{
+    size_t i, n_rows = 0;
+
+    for (i = 0; i < n; i++) {
+        const struct content_run *run = &t->runs[runs[i]];
+        const struct session_link *link =
+            (const struct session_link *)(uintptr_t)run->session;
+
+        usage_add(link->usage, USAGE_ROWS, run->n_rows);
+        n_rows += run->n_rows;
+    }
+    metrics_step(t->config.metrics, n_rows, took_us);
+}
+
 /* Run items [0, n), all of one range. */
 static int
 run_items(struct backend_thread *t, const struct batch_item *items, const size_t *runs,
@@ -180,7 +207,9 @@ run_items(struct backend_thread *t, const struct batch_item *items, const size_t
         .n_items = (int)n,
         .items = items,
     };
+    int64_t start_us = clock_us();
     size_t i;
+    int rc;
 
     for (i = 0; i < n; i++) {
         const struct content_run *run = &t->runs[runs[i]];
@@ -191,7 +220,12 @@ run_items(struct backend_thread *t, const struct batch_item *items, const size_t
             batch.n_top = run->n_top;
         batch.want_hash |= run->want_hash;
     }
-    return backend_run(t->config.backend, &batch, err);
+    rc = backend_run(t->config.backend, &batch, err);
+    if (rc == 0)
+        count_step(t, runs, n, clock_us() - start_us);
+    else
+        metrics_add(t->config.metrics, METRICS_STEP_FAILURES, 1);
+    return rc;
 }
 
 static void
@@ -283,7 +317,7 @@ handle(struct backend_thread *t, struct work_msg *w)
         w->chunk = NULL;
         break;
     case WORK_INFER:
-        content_infer(c, session, &w->u.infer, now_us);
+        content_infer(c, session, &w->u.infer, w->posted_us);
         break;
     case WORK_TRUNCATE:
         content_truncate(c, session, &w->u.truncate, now_us);
@@ -295,7 +329,7 @@ handle(struct backend_thread *t, struct work_msg *w)
         content_close(c, session, w->u.close.seq);
         break;
     case WORK_GENERATE:
-        content_generate(c, session, &w->u.generate, now_us);
+        content_generate(c, session, &w->u.generate, w->posted_us);
         break;
     case WORK_GONE:
         content_session_gone(c, session);
@@ -333,10 +367,12 @@ thread_main(void *arg)
         } else {
             int64_t left_us = deadline_us - clock_us();
 
+            metrics_turn(t->config.metrics, 0);
             m = mailbox_wait(t->work, deadline_us == INT64_MAX ? -1
                                       : left_us > 0            ? left_us
                                                                : 0);
         }
+        metrics_turn(t->config.metrics, clock_us());
         for (; m; m = next) {
             next = m->next;
             handle(t, (struct work_msg *)m);
@@ -405,7 +441,8 @@ backend_thread_start(struct backend_thread **out,
                                  .n_layers = info->n_layers };
     struct content_hooks hooks = { NULL,          hook_reply,
                                    hook_kv_open,  hook_kv_truncate,
-                                   hook_kv_close, hook_pick };
+                                   hook_kv_close, hook_pick,
+                                   hook_answered };
     struct backend_thread *t = mem_array_alloc(1, sizeof(*t));
     int rc;
 

@@ -16,6 +16,7 @@
 #include "engine/backend.h"
 #include "server/handover.h"
 
+struct metrics;
 struct tokenizer;
 struct backend_thread;
 
@@ -25,6 +26,7 @@ struct backend_thread_config {
     uint32_t window;                   /* rows a sequence may have waiting */
     uint32_t step_rows;                /* rows of a step, >= 1 */
     uint32_t max_seqs;                 /* in all */
+    struct metrics *metrics;           /* borrowed, outlives the thread; NULL: none */
 };
 
 /* `replies` is borrowed and outlives the thread. On failure the backend is
@@ -40,7 +42,7 @@ void backend_thread_post(struct backend_thread *t, struct work_msg *w);
  * NULL. */
 void backend_thread_stop(struct backend_thread *t);
 
-/* For logs and later metrics; any thread. */
+/* What is held, as of the last turn; any thread. */
 struct backend_thread_figures {
     size_t seqs, rows, content_bytes, kv_bytes;
 };

@@ -87,6 +87,28 @@ header_check(const struct channel *ch, const struct frame_header *h, struct err 
     return 0;
 }
 
+static void
+count_in(struct channel *ch, int type, size_t bytes)
+{
+    if (ch->session)
+        ch->session->bytes_in += bytes;
+    metrics_frame_in(ch->srv->metrics, ch->session ? ch->session->usage : NULL, type,
+                     bytes);
+}
+
+/* What ends a session is said on both its channels, and counted once. */
+static void
+count_out(struct channel *ch, const struct frame *f, size_t bytes)
+{
+    struct tenant_usage *t = ch->session ? ch->session->usage : NULL;
+
+    if (ch->session)
+        ch->session->bytes_out += bytes;
+    metrics_frame_out(ch->srv->metrics, t, f->type, bytes);
+    if (f->type == FRAME_ERROR && ch->place != FRAME_AT_CLOUD_UPLOAD)
+        metrics_refused(ch->srv->metrics, t, (int)f->u.error.code);
+}
+
 /* Take one frame off the front. Returns its size, 0 when it is incomplete or
  * wrong. */
 static size_t
@@ -111,6 +133,7 @@ channel_frame(struct channel *ch, const uint8_t *data, size_t len, int64_t now_u
         return 0;
     }
     ch->last_us = now_us;
+    count_in(ch, h.type, FRAME_HEADER_SIZE + frame_body_size(&h));
     if (log_enabled(LOG_LEVEL_DEBUG)) {
         char text[256];
 
@@ -147,6 +170,8 @@ channel_send(struct channel *ch, const struct frame *f)
     bytebuf_init(&b, MAX_OUT_FRAME);
     frame_encode(&b, f);
     rc = bytebuf_status(&b);
+    if (rc == 0)
+        count_out(ch, f, bytebuf_len(&b));
     if (rc == 0)
         rc = ch->io.send(ch->io.arg, bytebuf_data(&b), bytebuf_len(&b));
     bytebuf_fini(&b);

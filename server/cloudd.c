@@ -11,6 +11,8 @@
  * sequences until they end or drain_timeout; then BYE to the rest, a moment for
  * last bytes to leave, the backend thread, the model. A second SIGTERM does not wait.
  */
+#include "config.h"
+
 #include "server/cloudd.h"
 
 #include <signal.h>
@@ -28,6 +30,8 @@
 #include "engine/tokenizer.h"
 #include "server/backend_thread.h"
 #include "server/listener.h"
+#include "server/metrics.h"
+#include "server/metrics_http.h"
 #include "server/server.h"
 
 #define TICK_US       250000
@@ -43,10 +47,14 @@ struct cloudd {
     SSL_CTX *tls;
     struct mailbox *replies;
     struct backend_thread *thread;
+    struct metrics metrics;
+    struct metrics_http *http; /* NULL when off */
+    struct backend_info info;  /* its pointers live as long as the backend */
     struct server srv;
     bool srv_ready;
     struct event_base *base;
     struct listener *listener;
+    int64_t tick_us; /* when the last tick was */
     struct event *mail, *tick, *resume, *signals[N_SIGNALS];
     int64_t drain_until_us; /* 0: serving */
     int64_t end_until_us;   /* 0: sessions may go on */
@@ -131,7 +139,8 @@ open_compute(struct cloudd *c, struct err *err)
     const struct server_conf *conf = c->conf;
     struct backend_thread_config bt = { .window = (uint32_t)conf->window,
                                         .step_rows = (uint32_t)conf->step_rows,
-                                        .max_seqs = (uint32_t)conf->max_seqs };
+                                        .max_seqs = (uint32_t)conf->max_seqs,
+                                        .metrics = &c->metrics };
     int rc = model_open(&c->model, conf->model, conf->exits, err);
 
     if (rc == 0 && conf->whole_model)
@@ -142,6 +151,7 @@ open_compute(struct cloudd *c, struct err *err)
         rc = open_backend(c, &bt.backend, err);
     if (!bt.backend)
         return rc;
+    c->info = bt.backend->info;
     fill_server(c, &bt.backend->info);
     log_info("model=%s backend=%s numerics=%s blocks=%d..%d n_ctx=%d weights=%zu",
              conf->model, bt.backend->info.name, bt.backend->info.numerics_id,
@@ -217,6 +227,10 @@ on_tick(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
+    if (c->tick_us != 0)
+        metrics_loop_delay(&c->metrics, now_us - c->tick_us - TICK_US);
+    c->tick_us = now_us;
+    metrics_http_tick(c->http, now_us);
     server_tick(&c->srv, now_us);
     listener_tick(c->listener, now_us);
     if (c->drain_until_us != 0)
@@ -261,6 +275,15 @@ reload(struct cloudd *c)
     server_conf_free(&fresh);
 }
 
+/* Paths tell more than a page should. */
+static const char *
+base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash ? slash + 1 : path;
+}
+
 /* What is held right now, in one line; the backend's part as of its last turn. */
 static void
 log_figures(struct cloudd *c)
@@ -272,6 +295,37 @@ log_figures(struct cloudd *c)
              "hidden_state_bytes=%zu kv_bytes=%zu",
              listener_n_connections(c->listener), c->srv.n_sessions, f.seqs, f.rows,
              f.content_bytes, f.kv_bytes);
+}
+
+/* The same for the pages of metrics. */
+static void
+look(void *arg, struct metrics_view *v)
+{
+    struct cloudd *c = arg;
+    const struct server_conf *conf = c->conf;
+    struct backend_thread_figures f;
+
+    backend_thread_figures(c->thread, &f);
+    v->version = PACKAGE_VERSION;
+    v->backend = c->info.name;
+    v->numerics = c->srv.numerics;
+    v->model = base_name(conf->model);
+    memcpy(v->fingerprint, c->srv.fingerprint, sizeof(v->fingerprint));
+    v->connections = listener_n_connections(c->listener);
+    v->sessions = c->srv.n_sessions;
+    v->paused = c->srv.n_paused;
+    v->max_connections = (uint32_t)conf->max_connections;
+    v->max_sessions = (uint32_t)conf->max_sessions;
+    v->max_seqs = (uint32_t)conf->max_seqs;
+    v->seqs = f.seqs;
+    v->rows = f.rows;
+    v->content_bytes = f.content_bytes;
+    v->kv_bytes = f.kv_bytes;
+    v->kv_page_bytes = c->info.kv_page_bytes;
+    v->kv_budget = c->info.kv_budget_bytes;
+    v->weight_bytes = c->info.weight_bytes;
+    v->draining = c->drain_until_us != 0;
+    v->stall_us = conf->stall_timeout_us;
 }
 
 static void
@@ -288,6 +342,23 @@ on_signal(evutil_socket_t number, short what, void *arg)
         log_figures(c);
     else
         begin_drain(c);
+}
+
+static int
+open_metrics(struct cloudd *c, struct err *err)
+{
+    const struct server_conf *conf = c->conf;
+    struct metrics_http_config mc = {
+        .listen = conf->metrics_listen,
+        .token_path = conf->metrics_token,
+        .max_connections = (uint32_t)conf->metrics_connections,
+        .look = look,
+        .look_arg = c,
+    };
+
+    if (strcmp(conf->metrics_listen, "off") == 0)
+        return 0;
+    return metrics_http_new(&c->http, c->base, &c->metrics, &c->srv, &mc, err);
 }
 
 static int
@@ -329,6 +400,8 @@ open_network(struct cloudd *c, struct err *err)
     rc = open_events(c, err);
     if (rc == 0)
         rc = listener_new(&c->listener, c->base, &c->srv, c->tls, &lc, err);
+    if (rc == 0)
+        rc = open_metrics(c, err);
     return rc;
 }
 
@@ -349,7 +422,10 @@ cloudd_start(struct cloudd **out, const struct server_conf *conf, const char *co
     c->level = (enum log_level)conf->log_level;
     c->srv.post = post_work;
     c->srv.post_arg = c;
-    rc = open_tls(c, err);
+    c->srv.metrics = &c->metrics;
+    rc = metrics_init(&c->metrics, (size_t)conf->metrics_tenants, err);
+    if (rc == 0)
+        rc = open_tls(c, err);
     if (rc == 0)
         rc = open_compute(c, err);
     if (rc == 0)
@@ -413,6 +489,7 @@ cloudd_stop(struct cloudd *c)
     if (c->listener)
         server_end_all(&c->srv);
     listener_free(c->listener);
+    metrics_http_free(c->http);
     backend_thread_stop(c->thread);
     for (m = c->replies ? mailbox_take_all(c->replies) : NULL; m; m = next) {
         next = m->next;
@@ -435,6 +512,7 @@ cloudd_stop(struct cloudd *c)
     tokenizer_free(c->tokenizer);
     model_close(c->model);
     SSL_CTX_free(c->tls);
+    metrics_fini(&c->metrics);
     mem_free(c);
 }
 

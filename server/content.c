@@ -430,6 +430,7 @@ content_infer(struct content *c, uint64_t session, const struct frame_infer *f,
     p->draft = f->draft;
     p->n_top = (int)f->n_top;
     p->want_hash = f->want_hash;
+    p->asked_us = now_us;
     p->deadline_us = f->deadline_ms ? now_us + (int64_t)f->deadline_ms * 1000 : INT64_MAX;
     content_refresh(c, s, now_us);
 }

@@ -76,6 +76,10 @@ struct content_hooks {
     int32_t (*pick)(void *arg, const struct content_sampling *how,
                     const struct head_result *row, const int32_t *ids, size_t n,
                     bool *end);
+    /* A request was answered: when it came (content_infer, or the token before it), when
+     * its rows were there, when its step began and ended. May be NULL. */
+    void (*answered)(void *arg, int64_t asked_us, int64_t ready_us, int64_t start_us,
+                     int64_t now_us);
 };
 
 int content_new(struct content **out, const struct content_config *config,
@@ -127,6 +131,7 @@ struct content_run {
     struct content_seq *seq;
     int kv;
     int layer_from;
+    uint64_t session;
     uint32_t pos, n_rows; /* n_rows may be less than asked for: it ends at a head row */
     uint32_t head_rows;   /* the last ones */
     int n_top;

@@ -22,6 +22,7 @@ struct content_pending {
     uint32_t draft;
     int n_top;
     int64_t deadline_us; /* INT64_MAX: none */
+    int64_t asked_us;    /* when it came */
     int64_t ready_us;    /* when its rows were there; 0 while they are not */
 };
 

@@ -74,6 +74,7 @@ content_run_begin(struct content *c, struct content_seq *s, uint32_t max_rows,
         n = max_rows;
     memset(run, 0, sizeof(*run));
     run->seq = s;
+    run->session = s->session;
     run->kv = s->kv;
     run->layer_from = s->layer_from;
     run->pos = s->consumed;
@@ -143,6 +144,8 @@ answer(struct content *c, const struct content_run *run, const struct content_pe
         f.u.token.top[i].id = (uint32_t)r->top[i].id;
         f.u.token.top[i].logit = r->top[i].logit;
     }
+    if (c->hooks.answered)
+        c->hooks.answered(c->hooks.arg, p->asked_us, p->ready_us, start_us, now_us);
     c->hooks.reply(c->hooks.arg, run->seq->session, &f);
     return p->n_top > 0 || !p->has_draft || p->draft == (uint32_t)r->argmax;
 }
@@ -206,6 +209,8 @@ generate_done(struct content *c, const struct content_run *run,
     f.u.token.token = (uint32_t)id;
     f.u.token.has_hash = g->want_hash;
     f.u.token.queue_us = us_between(g->ready_us, start_us);
+    if (c->hooks.answered)
+        c->hooks.answered(c->hooks.arg, g->ready_us, g->ready_us, start_us, now_us);
     g->ids[g->n_ids++] = id;
     g->left--;
     g->ready_us = now_us;

@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "common/clock.h"
 #include "common/memory.h"
 
 struct session_link *
@@ -47,6 +48,7 @@ work_msg_new(enum work_kind kind, struct session_link *link, size_t extra, size_
     w->kind = kind;
     w->link = session_link_ref(link);
     w->cost = sizeof(*w) + extra + cost;
+    w->posted_us = clock_us();
     atomic_fetch_add_explicit(&link->queued, w->cost, memory_order_relaxed);
     return w;
 }

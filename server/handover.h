@@ -30,6 +30,7 @@
 
 struct session;
 struct session_link;
+struct tenant_usage;
 
 enum work_kind {
     WORK_OPEN,
@@ -48,6 +49,7 @@ struct work_msg {
     enum work_kind kind;
     struct session_link *link;   /* holds a reference */
     size_t cost;                 /* charged to link->queued */
+    int64_t posted_us;           /* when it was made */
     int layer_from;              /* WORK_OPEN */
     char codec[8];               /* WORK_OPEN: what open.codec points to */
     struct content_chunk *chunk; /* WORK_STATES; owned */
@@ -76,9 +78,10 @@ struct reply_msg {
 
 struct session_link {
     _Atomic int refs;
-    _Atomic size_t queued;   /* bytes of work posted and not yet taken */
-    atomic_bool lost_posted; /* `lost` is under way or was */
-    struct session *session; /* I/O thread only; NULL once the session ended */
+    _Atomic size_t queued;      /* bytes of work posted and not yet taken */
+    atomic_bool lost_posted;    /* `lost` is under way or was */
+    struct session *session;    /* I/O thread only; NULL once the session ended */
+    struct tenant_usage *usage; /* of whom (server/usage.h), or NULL; outlives the link */
     struct work_msg gone;
     struct reply_msg lost;
 };

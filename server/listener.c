@@ -13,7 +13,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -24,7 +23,9 @@
 #include "common/log.h"
 #include "common/memory.h"
 #include "common/tls.h"
+#include "server/address.h"
 #include "server/channel.h"
+#include "server/metrics.h"
 #include "server/stream.h"
 
 #define N_BUCKETS 1024 /* power of two */
@@ -47,7 +48,7 @@ struct listener {
     struct listener_config config;
     struct evconnlistener *accept;
     struct event *retry; /* accepting stopped for want of descriptors */
-    char host[64];
+    char host[ADDRESS_HOST_SIZE];
     int port;
     uint32_t n_connections;
     struct connection *buckets[N_BUCKETS];
@@ -91,48 +92,10 @@ count_address(struct listener *l, const uint8_t key[16])
     return n;
 }
 
-/* "host:port" to addresses to bind. */
-static int
-resolve(const char *listen, struct addrinfo **out, struct err *err)
-{
-    struct addrinfo hints = { .ai_family = AF_UNSPEC,
-                              .ai_socktype = SOCK_STREAM,
-                              .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
-    const char *colon = strrchr(listen, ':');
-    char host[256];
-    size_t n;
-    int rc;
-
-    if (!colon || colon[1] == '\0')
-        return err_set(err, CE_EINVAL, "listen = %s: not host:port", listen);
-    n = (size_t)(colon - listen);
-    if (n >= 2 && listen[0] == '[' && listen[n - 1] == ']') {
-        listen++;
-        n -= 2;
-    }
-    if (n >= sizeof(host))
-        return err_set(err, CE_EINVAL, "listen: the host name is too long");
-    memcpy(host, listen, n);
-    host[n] = '\0';
-    rc = getaddrinfo(n == 0 || strcmp(host, "*") == 0 ? NULL : host, colon + 1, &hints,
-                     out);
-    if (rc != 0)
-        return err_set(err, CE_EINVAL, "listen = %s: %s", listen, gai_strerror(rc));
-    return 0;
-}
-
 static void
 note_real_address(struct listener *l)
 {
-    struct sockaddr_storage sa;
-    socklen_t len = sizeof(sa);
-    char port[16];
-
-    if (getsockname(evconnlistener_get_fd(l->accept), (struct sockaddr *)&sa, &len) < 0 ||
-        getnameinfo((struct sockaddr *)&sa, len, l->host, sizeof(l->host), port,
-                    sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
-        return;
-    l->port = atoi(port);
+    l->port = address_of_socket(evconnlistener_get_fd(l->accept), l->host);
 }
 
 /* ---- what a connection's stream and channel say to each other ---- */
@@ -169,7 +132,9 @@ on_ready(void *arg)
     struct tls_peer peer;
     struct err err;
 
+    metrics_handshake(c->listener->srv->metrics, clock_us() - c->since_us);
     if (tls_peer_get(stream_ssl(c->stream), &peer, &err) < 0) {
+        metrics_refused(c->listener->srv->metrics, NULL, METRICS_REFUSED_CERTIFICATE);
         log_info_limited("peer=%s refused: %s", c->address, err.text);
         stream_abort(c->stream);
         return;
@@ -193,10 +158,12 @@ on_lost(void *arg, const char *why)
 {
     struct connection *c = arg;
 
-    if (c->channel)
+    if (c->channel) {
         channel_lost(c->channel, why);
-    else
-        log_info_limited("peer=%s handshake failed: %s", c->address, why);
+        return;
+    }
+    metrics_refused(c->listener->srv->metrics, NULL, METRICS_REFUSED_HANDSHAKE);
+    log_info_limited("peer=%s handshake failed: %s", c->address, why);
 }
 
 static void
@@ -222,15 +189,19 @@ on_closed(void *arg)
 static bool
 over_limits(struct listener *l, const uint8_t key[16], const char *address)
 {
-    if (l->n_connections >= l->config.max_connections)
+    if (l->n_connections >= l->config.max_connections) {
+        metrics_refused(l->srv->metrics, NULL, METRICS_REFUSED_CONNECTIONS);
         log_warn_limited("peer=%s refused: %u connections are open", address,
                          l->n_connections);
-    else if (count_address(l, key) >= l->config.max_per_address)
+        return true;
+    }
+    if (count_address(l, key) >= l->config.max_per_address) {
+        metrics_refused(l->srv->metrics, NULL, METRICS_REFUSED_ADDRESS);
         log_warn_limited("peer=%s refused: %u connections from this address", address,
                          l->config.max_per_address);
-    else
-        return false;
-    return true;
+        return true;
+    }
+    return false;
 }
 
 static struct connection *
@@ -277,6 +248,7 @@ on_accept(struct evconnlistener *accept, evutil_socket_t fd, struct sockaddr *sa
                       NI_NUMERICHOST | NI_NUMERICSERV);
     snprintf(address, sizeof(address), "%s:%s", host, port);
     address_key(sa, key);
+    metrics_add(l->srv->metrics, METRICS_ACCEPTED, 1);
     if (over_limits(l, key, address)) {
         close(fd);
         return;
@@ -335,7 +307,7 @@ listener_new(struct listener **out, struct event_base *base, struct server *srv,
     l->ctx = ctx;
     l->config = *config;
     l->retry = evtimer_new(base, on_retry, l);
-    rc = l->retry ? resolve(config->listen, &list, err)
+    rc = l->retry ? address_resolve("listen", config->listen, &list, err)
                   : err_set(err, CE_ENOMEM, "listener: no memory");
     for (ai = list; ai && !l->accept; ai = ai->ai_next)
         l->accept = evconnlistener_new_bind(base, on_accept, l,
@@ -382,8 +354,10 @@ listener_tick(struct listener *l, int64_t now_us)
 
     for (i = 0; i < N_BUCKETS; i++)
         for (c = l->buckets[i]; c; c = c->next)
-            if (!c->channel && now_us - c->since_us >= l->srv->first_frame_us)
+            if (!c->channel && now_us - c->since_us >= l->srv->first_frame_us) {
+                metrics_refused(l->srv->metrics, NULL, METRICS_REFUSED_HANDSHAKE);
                 stream_abort(c->stream); /* freed by the loop, later */
+            }
 }
 
 void

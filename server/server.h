@@ -18,6 +18,7 @@
 #include "server/handover.h"
 
 struct channel;
+struct metrics;
 
 struct server {
     /* Facts of the model and the backend. */
@@ -34,6 +35,8 @@ struct server {
     uint32_t window;
     size_t max_queued; /* bytes of one session's work not yet taken */
     int64_t first_frame_us, idle_us;
+
+    struct metrics *metrics; /* borrowed; NULL: nothing is counted */
 
     /* The way to the backend; takes the message. */
     void (*post)(void *arg, struct work_msg *w);

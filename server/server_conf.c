@@ -96,6 +96,22 @@ static const struct conffile_key keys[] = {
     { "max_queued", CONFFILE_SIZE, FIELD(max_queued), "4M", .min = 65536, .max = 1 << 30,
       .help = "Bytes of one session's frames that may wait for the computing thread; past "
               "them its connections are not read for a moment." },
+    { "metrics_listen", CONFFILE_STRING, FIELD(metrics_listen), "127.0.0.1:9464",
+      .help = "Address and port of the pages for operators, plain HTTP: /metrics, "
+              "/healthz, /readyz, /sessions and a status page at /. Port 0 takes any free "
+              "one. off: no pages." },
+    { "metrics_token", CONFFILE_STRING, FIELD(metrics_token), "",
+      .help = "File with a token (one line of at least 16 characters) that /metrics, "
+              "/sessions and the status page's figures are shown for. Empty: none is "
+              "asked for." },
+    { "metrics_connections", CONFFILE_INT, FIELD(metrics_connections), "32",
+      .min = 1, .max = 10000,
+      .help = "Connections to these pages; past them the one silent longest is closed." },
+    { "metrics_tenants", CONFFILE_INT, FIELD(metrics_tenants), "64", .min = 0, .max = 1000,
+      .help = "Tenants that metrics name, first come first; the others are one, \"other\"." },
+    { "stall_timeout", CONFFILE_DURATION, FIELD(stall_timeout_us), "30s",
+      .min = 1e6, .max = 86400e6,
+      .help = "When a step takes longer, /readyz says no until it has ended." },
     { "log_level", CONFFILE_ENUM, FIELD(log_level), "info", .choices = log_level_names,
       .help = "error, warn, info or debug. SIGUSR2 switches debug on and off; SIGHUP reads "
               "this key again." },
@@ -144,6 +160,8 @@ server_conf_check(const struct server_conf *conf, struct err *err)
                            required[i].name);
     if (strlen(conf->node) > 255)
         return err_set(err, CE_EINVAL, "node: longer than 255 bytes");
+    if (!conf->metrics_listen || !conf->metrics_listen[0])
+        return err_set(err, CE_EINVAL, "metrics_listen is empty: host:port, or off");
     if (conf->max_seqs_per_session > conf->max_seqs)
         return err_set(err, CE_EINVAL, "max_seqs_per_session is above max_seqs");
     return 0;

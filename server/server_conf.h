@@ -29,6 +29,9 @@ struct server_conf {
     bool whole_model, packing;
     /* sequences */
     int64_t max_seqs, max_seqs_per_session, window, step_rows, max_queued;
+    /* metrics */
+    char *metrics_listen, *metrics_token;
+    int64_t metrics_connections, metrics_tenants, stall_timeout_us;
     /* log */
     int log_level;
 };

@@ -77,6 +77,11 @@ session_new(struct session **out, struct channel *ch, const struct frame_hello *
     s->epoch = h->epoch;
     s->layer_from = (int)h->layer_from;
     s->whole_model = h->whole_model;
+    s->since_us = ch->last_us;
+    s->usage = srv->metrics ? usage_of(&srv->metrics->usage, ch->name) : NULL;
+    s->link->usage = s->usage;
+    usage_add(s->usage, USAGE_SESSIONS, 1);
+    metrics_add(srv->metrics, METRICS_SESSIONS, 1);
     memcpy(s->cert, ch->cert, sizeof(s->cert));
     s->infer = ch;
     s->next = srv->sessions;
@@ -122,6 +127,9 @@ session_end(struct session *s, int code, const char *text)
     session_set_state(s, SESSION_ENDED);
     s->infer = s->upload = NULL;
     session_unlink(s);
+    usage_add(s->usage, USAGE_SESSIONS, -1);
+    usage_add(s->usage, USAGE_REFUSALS, code < 0);
+    usage_add(s->usage, USAGE_SEQUENCES, -(int64_t)s->n_open);
     link->session = NULL;
     link->gone.cost = 0;
     s->srv->post(s->srv->post_arg, &link->gone); /* takes the session's reference */
@@ -156,6 +164,7 @@ session_seq_add(struct session *s, uint32_t seq)
             s->seqs[i].open = true;
             s->seqs[i].seq = seq;
             s->n_open++;
+            usage_add(s->usage, USAGE_SEQUENCES, 1);
             return &s->seqs[i];
         }
     return NULL;
@@ -166,6 +175,7 @@ session_seq_remove(struct session *s, struct session_seq *q)
 {
     q->open = false;
     s->n_open--;
+    usage_add(s->usage, USAGE_SEQUENCES, -1);
     if (s->n_open == 0 && s->srv->draining)
         session_end(s, 0, "drained");
 }

@@ -19,6 +19,7 @@
 #include "common/frame.h"
 #include "common/states.h"
 #include "server/channel.h"
+#include "server/metrics.h"
 #include "server/server.h"
 
 enum session_state {
@@ -47,6 +48,9 @@ struct session {
     uint8_t id[16], secret[16], cert[32];
     struct channel *infer, *upload; /* upload may be NULL */
     struct session_link *link;
+    struct tenant_usage *usage; /* of whom; NULL when nothing is counted */
+    int64_t since_us;
+    uint64_t bytes_in, bytes_out; /* of frames */
     uint32_t n_open;
     struct session_seq *seqs; /* [srv->max_seqs] */
 };

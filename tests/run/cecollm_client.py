@@ -192,6 +192,8 @@ class Cloudd:
         values = ["model=" + model, "listen=127.0.0.1:0", "port_file=" + port_file,
                   "ca=" + self.cert("ca.crt"), "cert=" + self.cert("cloudd.crt"),
                   "key=" + self.cert("cloudd.key")] + list(settings)
+        if not any(s.startswith("metrics_listen=") for s in settings):
+            values.append("metrics_listen=off")
         command = [program]
         for value in values:
             command += ["--set", value]

@@ -187,7 +187,7 @@ def settings(cloudd, model, workdir):
     """What is wrong is said in one line."""
     program = os.path.join(BUILD, "cecollm-cloudd")
     base = ["--set", "ca=" + cloudd.cert("ca.crt"), "--set", "key=" + cloudd.cert("cloudd.key"),
-            "--set", "listen=127.0.0.1:0"]
+            "--set", "listen=127.0.0.1:0", "--set", "metrics_listen=off"]
     good = base + ["--set", "cert=" + cloudd.cert("cloudd.crt"), "--set", "model=" + model]
     broken = os.path.join(workdir, "broken.gguf")
     with open(broken, "wb") as f:

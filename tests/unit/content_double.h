@@ -154,7 +154,8 @@ double_init(struct double_state *d, uint32_t window)
 {
     struct content_config config = { D_MODEL, 30000, MAX_POS, window, 4 };
     struct content_hooks hooks = {
-        d, double_reply, double_kv_open, double_kv_truncate, double_kv_close, double_pick
+        d,           double_reply, double_kv_open, double_kv_truncate, double_kv_close,
+        double_pick, NULL
     };
     struct err err;
 
