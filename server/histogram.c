@@ -13,9 +13,10 @@
 
 const struct histogram_scale histogram_times = {
     .unit = 1e-6,
-    .n = 18,
-    .bounds = { 100, 250, 500, 1 * MS, 2500, 5 * MS, 10 * MS, 25 * MS, 50 * MS, 100 * MS,
-                250 * MS, 500 * MS, 1 * S, 2500 * MS, 5 * S, 10 * S, 30 * S, 60 * S },
+    .n = 21,
+    .bounds = { 10,       25,     50,        100,     250,     500,      1 * MS,
+                2500,     5 * MS, 10 * MS,   25 * MS, 50 * MS, 100 * MS, 250 * MS,
+                500 * MS, 1 * S,  2500 * MS, 5 * S,   10 * S,  30 * S,   60 * S },
 };
 
 const struct histogram_scale histogram_rows = {

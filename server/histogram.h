@@ -25,7 +25,7 @@ struct histogram_scale {
     int64_t bounds[HISTOGRAM_MAX_BOUNDS]; /* ascending; a bucket holds its bound */
 };
 
-extern const struct histogram_scale histogram_times; /* 100 us to 60 s */
+extern const struct histogram_scale histogram_times; /* 10 us to 60 s */
 extern const struct histogram_scale histogram_rows;  /* 1 to 16384 */
 
 struct histogram {
