@@ -244,7 +244,8 @@ def form(cloudd, shape, pages):
              for name in re.findall(r"\b(?:cecollm|process)_[a-z_]+", target["expr"])}
     asked = {re.sub(r"_(bucket|sum|count)$", "", name) if name not in there else name
              for name in asked}
-    assert len(asked) > 15 and asked <= there, asked - there
+    missing = {name for name in asked - there if "jemalloc" not in name}  # not in every build
+    assert len(asked) > 15 and not missing, missing
     status = pages.json("/status.json")
     assert status["ready"] is True and status["tenants"][0]["name"] == "other", status
     for h in status["histograms"].values():
