@@ -7,20 +7,17 @@
  * the text that was set apart: what a screen must not do too often is turn away a row
  * that could have left, and what it is for is turning away the others.
  */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "common/memory.h"
 #include "tools/command.h"
 #include "tools/exits_file.h"
-#include "tools/low_rank.h"
 #include "tools/progress.h"
 #include "tools/screen_check.h"
+#include "tools/screen_fit.h"
 #include "tools/screen_rows.h"
 #include "tools/text_windows.h"
 #include "tools/units.h"
@@ -28,7 +25,7 @@
 #include "engine/quant.h"
 
 #define WINDOW        512
-#define ROWS_PER_RANK 4 /* fewer rows to fit would be learnt by heart */
+#define ROWS_PER_RANK SCREEN_FIT_ROWS_PER_RANK
 
 struct fit_screens {
     const char *path, *out;
@@ -48,28 +45,6 @@ struct fit_screens {
 };
 
 /* ---- what can be known to fail before the work ---- */
-
-static int
-check_output(const struct fit_screens *f, struct err *err)
-{
-    const char *slash = strrchr(f->out, '/');
-    struct stat model, out;
-    char *dir;
-    int rc = 0;
-
-    if (stat(f->out, &out) == 0 && S_ISDIR(out.st_mode))
-        return err_set(err, CE_EIO, "%s: %s", f->out, strerror(EISDIR));
-    if (stat(f->path, &model) == 0 && stat(f->out, &out) == 0 &&
-        model.st_dev == out.st_dev && model.st_ino == out.st_ino)
-        return err_set(err, CE_EINVAL, "%s: the exits would replace the model", f->out);
-    dir = slash ? mem_strndup(f->out, (size_t)(slash - f->out) + 1) : mem_strdup(".");
-    if (!dir)
-        return err_set(err, CE_ENOMEM, "no memory");
-    if (access(dir, W_OK | X_OK) != 0)
-        rc = err_set(err, CE_EIO, "%s: %s", f->out, strerror(errno));
-    mem_free(dir);
-    return rc;
-}
 
 static int
 check_model(const struct fit_screens *f, struct err *err)
@@ -146,76 +121,19 @@ read_data(struct fit_screens *f, struct err *err)
     return 0;
 }
 
-/* Screen i from the exit's moment and the output matrix's gram. */
-static int
-fit_exit(struct fit_screens *f, int i, const struct low_rank_matrix *w,
-         const double *gram, struct err *err)
-{
-    size_t d = w->cols, r = (size_t)f->rank, down_bytes;
-    struct exits_screen *s = &f->screens[i];
-    float *down = mem_array_alloc(r * d, sizeof(*down));
-    double *up = mem_array_alloc(d * r, sizeof(*up));
-    void *d_rows, *u_rows;
-    int rc = 0;
-
-    s->up_type = f->up_type;
-    s->down_type = d % QUANT_BLOCK == 0 ? GGUF_Q8_0 : GGUF_F16;
-    down_bytes = quant_row_bytes(s->down_type, d);
-    s->down = d_rows = mem_array_alloc(r, down_bytes);
-    s->up = u_rows = mem_array_alloc(w->rows, quant_row_bytes(s->up_type, r));
-    if (!down || !up || !d_rows || !u_rows)
-        rc = err_set(err, CE_ENOMEM, "no memory for a screen of rank %zu", r);
-    if (rc == 0)
-        rc =
-            low_rank_fit(down, up, f->rows.moments[i], gram, d, r, f->seed, f->pool, err);
-    if (rc == 0)
-        rc = low_rank_project(u_rows, s->up_type, w, up, r, f->pool, err);
-    for (size_t k = 0; rc == 0 && k < r; k++) {
-        if (quant_quantise_row(s->down_type, down + k * d,
-                               (unsigned char *)d_rows + k * down_bytes, d) != 0)
-            rc = err_set(err, CE_EINTERNAL, "the fitted numbers are not finite");
-    }
-    mem_free(down);
-    mem_free(up);
-    return rc;
-}
-
-/* What all ids' logits have in common changes neither their order nor a probability. */
 static int
 fit_all(struct fit_screens *f, struct err *err)
 {
-    const struct model *m = f->loaded.model;
-    size_t d = (size_t)m->config.d_model;
-    double *gram = mem_array_alloc(d * d, sizeof(*gram));
-    double *mean = mem_array_alloc(d, sizeof(*mean));
-    struct low_rank_matrix w = { m->output->type, m->output->data,
-                                 (size_t)m->config.n_vocab, d, NULL };
-    struct progress progress;
-    int rc = 0;
+    struct screen_fit_params p = { (size_t)f->rank, f->up_type, f->seed };
 
-    if (!gram || !mean)
-        rc = err_set(err, CE_ENOMEM, "no memory for %zu columns", d);
-    progress_start(&progress, "fitting", (size_t)m->n_exits + 1);
-    if (rc == 0)
-        rc = low_rank_mean(mean, &w, err);
-    w.less = mean;
-    if (rc == 0)
-        rc = low_rank_gram(gram, &w, f->pool, err);
-    for (int i = 0; rc == 0 && i < m->n_exits; i++) {
-        progress_set(&progress, (size_t)i + 1, NULL);
-        rc = fit_exit(f, i, &w, gram, err);
-    }
-    progress_end(&progress);
-    mem_free(gram);
-    mem_free(mean);
-    return rc;
+    return screen_fit_run(f->screens, f->loaded.model, &f->rows, &p, f->pool, err);
 }
 
 static int
 write_file(const struct fit_screens *f, struct err *err)
 {
-    struct exits_file file = { f->loaded.model, f->screens, (size_t)f->rank,
-                               f->n_candidates, f->adapters_q8_0 };
+    struct exits_file file = { f->loaded.model, f->screens,       (size_t)f->rank,
+                               f->n_candidates, f->adapters_q8_0, NULL };
 
     return exits_file_write(&file, f->out, err);
 }
@@ -238,8 +156,9 @@ run(struct fit_screens *f, struct err *err)
 {
     int rc;
 
-    if ((rc = check_output(f, err)) || (rc = load(f, f->engine.exits, err)) ||
-        (rc = check_model(f, err)) || (rc = read_data(f, err)) ||
+    if ((rc = command_check_output(f->out, f->path, err)) ||
+        (rc = load(f, f->engine.exits, err)) || (rc = check_model(f, err)) ||
+        (rc = read_data(f, err)) ||
         (rc = threads_new(&f->pool, f->engine.threads, err)) ||
         (rc = screen_rows_collect(&f->rows, f->loaded.backend, &f->windows, f->pool,
                                   err)) ||
@@ -251,10 +170,7 @@ run(struct fit_screens *f, struct err *err)
 static void
 release(struct fit_screens *f)
 {
-    for (int i = 0; i < MODEL_MAX_EXITS; i++) {
-        mem_free((void *)f->screens[i].down);
-        mem_free((void *)f->screens[i].up);
-    }
+    screen_fit_free(f->screens, MODEL_MAX_EXITS);
     screen_rows_free(&f->rows);
     text_windows_free(&f->windows);
     threads_free(f->pool);

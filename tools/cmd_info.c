@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "tools/command.h"
+#include "tools/exits_record.h"
 #include "tools/partition.h"
 #include "tools/progress.h"
 #include "tools/splits.h"
@@ -184,6 +185,24 @@ print_template(const struct info *in)
                                                          : "no template");
 }
 
+/* What eval-exits recorded of the suggested thresholds. */
+static void
+print_record(const struct model *m)
+{
+    struct exits_record r;
+
+    if (m->exits_chosen || !exits_record_read(&r, m))
+        return;
+    printf("               recorded on %d prompts of %s, answers of up to %d tokens: "
+           "%.1f %% requests,\n"
+           "               ROUGE-L %.3f, %.1f %% identical; exits agree at",
+           r.prompts, r.set, r.max_tokens, 100 * (double)r.request_rate,
+           (double)r.rouge_l, 100 * (double)r.identical);
+    for (int k = 0; k < m->n_exits; k++)
+        printf("%s %.1f %%", k > 0 ? "," : "", 100 * (double)r.agreement[k]);
+    printf("\n");
+}
+
 static void
 print_exits(const struct info *in)
 {
@@ -205,12 +224,15 @@ print_exits(const struct info *in)
             printf(", %d wide", e->adapter_width);
         if (partition_exit_bytes(e) > 0)
             printf(", %s", units_bytes(a, (double)partition_exit_bytes(e)));
-        if (e->theta > 0)
+        if (e->theta >= 1)
+            printf(", suggested: off");
+        else if (e->theta > 0)
             printf(", suggested threshold %g", (double)e->theta);
         if (e->n_candidates > 0)
             printf(", screen: rank %d, %d candidates", screen_rank(e), e->n_candidates);
         printf("\n");
     }
+    print_record(m);
 }
 
 /* ---- for programs ---- */
@@ -246,6 +268,25 @@ json_exits(const struct info *in)
                          "screen_rank", screen_rank(e), "candidates", e->n_candidates));
     }
     return a;
+}
+
+/* NULL when nothing is recorded. */
+static json_t *
+json_record(const struct info *in)
+{
+    const struct model *m = in->model;
+    struct exits_record r;
+    json_t *agreement;
+
+    if (m->exits_chosen || !exits_record_read(&r, m))
+        return NULL;
+    agreement = json_array();
+    for (int k = 0; k < m->n_exits; k++)
+        json_array_append_new(agreement, json_real((double)r.agreement[k]));
+    return json_pack("{s:s, s:i, s:i, s:f, s:f, s:f, s:o}", "set", r.set, "prompts",
+                     r.prompts, "max_tokens", r.max_tokens, "request_rate",
+                     (double)r.request_rate, "rouge_l", (double)r.rouge_l, "identical",
+                     (double)r.identical, "agreement", agreement);
 }
 
 static json_t *
@@ -284,7 +325,7 @@ info_json(const struct info *in)
 
     return json_pack(
         "{s:s, s:I, s:s, s:s, s:s, s:o, s:o, s:i, s:i, s:I, s:f, s:o, s:I, s:o, s:s, "
-        "s:o, s:I, s:o}",
+        "s:o, s:o?, s:I, s:o}",
         "file", gguf_path(m->file), "file_bytes", (json_int_t)gguf_size_bytes(m->file),
         "fingerprint", in->fingerprint, "name", c->name, "architecture", c->arch, "shape",
         shape, "graph", json_graph(&in->traits), "layer_from", m->layer_from, "layer_to",
@@ -292,8 +333,8 @@ info_json(const struct info *in)
         bits_per_weight(in), "formats", json_formats(in), "kv_bytes_per_1000",
         (json_int_t)partition_kv_bytes(&in->whole, SPLITS_KV_POSITIONS), "tokenizer",
         json_tokenizer(in), "chat_template", in->traits.chat_template, "exits",
-        json_exits(in), "upload_bytes_per_token", (json_int_t)splits_upload_bytes(m),
-        "splits", splits_json(&in->splits));
+        json_exits(in), "exits_record", json_record(in), "upload_bytes_per_token",
+        (json_int_t)splits_upload_bytes(m), "splits", splits_json(&in->splits));
 }
 
 int

@@ -8,7 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "common/memory.h"
 #include "engine/quant.h"
 #include "engine/utf8_stream.h"
 #include "tools/progress.h"
@@ -229,5 +232,27 @@ command_read_text(const char *path, size_t max, char **text, size_t *len, struct
         return err_set(err, CE_EIO, "%s: %s", path, strerror(errno));
     rc = read_stream(f, path, max, text, len, err);
     fclose(f);
+    return rc;
+}
+
+int
+command_check_output(const char *path, const char *model, struct err *err)
+{
+    const char *slash = strrchr(path, '/');
+    struct stat a, b;
+    char *dir;
+    int rc = 0;
+
+    if (stat(path, &b) == 0 && S_ISDIR(b.st_mode))
+        return err_set(err, CE_EIO, "%s: %s", path, strerror(EISDIR));
+    if (stat(model, &a) == 0 && stat(path, &b) == 0 && a.st_dev == b.st_dev &&
+        a.st_ino == b.st_ino)
+        return err_set(err, CE_EINVAL, "%s: the exits would replace the model", path);
+    dir = slash ? mem_strndup(path, (size_t)(slash - path) + 1) : mem_strdup(".");
+    if (!dir)
+        return err_set(err, CE_ENOMEM, "no memory");
+    if (access(dir, W_OK | X_OK) != 0)
+        rc = err_set(err, CE_EIO, "%s: %s", path, strerror(errno));
+    mem_free(dir);
     return rc;
 }

@@ -36,6 +36,8 @@ int cmd_score(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_synth(int argc, char **argv);
 int cmd_fit_screens(int argc, char **argv);
+int cmd_tune_exits(int argc, char **argv);
+int cmd_eval_exits(int argc, char **argv);
 int cmd_quantize(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 
@@ -130,6 +132,11 @@ void command_unload(struct loaded *l); /* accepts an empty one */
 /* A token's piece on stdout, whatever the vocabulary says: bytes that are not text a
  * terminal should get are escaped, as \n or \x1b. */
 void command_print_piece(const struct tokenizer *t, int32_t id);
+
+/* Can a file of exits be made at `path`, as far as one can know beforehand, and is it
+ * another file than the model? CE_EIO, CE_EINVAL. */
+int command_check_output(const char *path, const char *model,
+                         struct err *err) CE_MUSTCHECK;
 
 /* A whole file, or stdin when path is "-", at most max bytes. *text is allocated,
  * with a NUL behind the last byte. */

@@ -15,6 +15,7 @@
 
 #define CANDIDATES    "cecollm.exit.candidates"
 #define DIGEST        "cecollm.exit.model_file_sha256"
+#define THETA         "cecollm.exit.theta"
 #define PARTS_OF_EXIT 4 /* matrices of an adapter */
 
 /* What must live until the writer has finished. */
@@ -64,12 +65,16 @@ add_keys(const struct job *j)
     for (int i = 0; i < gguf_n_keys(from); i++) {
         const char *name = gguf_key_name(from, i);
 
-        if (strcmp(name, CANDIDATES) == 0)
+        if (strcmp(name, CANDIDATES) == 0 || (j->e->theta && strcmp(name, THETA) == 0))
             continue;
         if (whole ||
             (strncmp(name, "cecollm.exit.", 13) == 0 && strcmp(name, DIGEST) != 0))
             gguf_writer_copy_key(j->w, from, i);
     }
+    if (j->e->theta)
+        gguf_writer_f32_array(j->w, THETA, j->e->theta, (size_t)m->n_exits);
+    if (!j->e->screens)
+        return;
     for (int i = 0; i < m->n_exits; i++)
         candidates[i] = j->e->n_candidates;
     gguf_writer_i32_array(j->w, CANDIDATES, candidates, (size_t)m->n_exits);
@@ -115,7 +120,7 @@ add_exit(struct job *j, int i, struct err *err)
 {
     const struct model *m = j->e->model;
     const struct model_exit *x = &m->exits[i];
-    const struct exits_screen *s = &j->e->screens[i];
+    const struct exits_screen *s = j->e->screens ? &j->e->screens[i] : NULL;
     const struct gguf_tensor *matrices[PARTS_OF_EXIT] = { x->map, x->gate, x->up,
                                                           x->down };
     char name[64];
@@ -128,6 +133,8 @@ add_exit(struct job *j, int i, struct err *err)
     if (x->kind == MODEL_EXIT_MLP)
         gguf_writer_tensor(j->w, x->map_bias->name, x->map_bias->type,
                            x->map_bias->n_dims, x->map_bias->ne, x->map_bias->data);
+    if (!s)
+        return 0;
     snprintf(name, sizeof(name), "exit.%d.screen.down.weight", x->layer);
     gguf_writer_tensor(j->w, name, s->down_type, 2,
                        (size_t[]){ (size_t)m->config.d_model, j->e->rank }, s->down);
@@ -153,5 +160,105 @@ exits_file_write(const struct exits_file *e, const char *path, struct err *err)
     gguf_writer_free(j.w);
     for (int i = 0; i < j.n_owned; i++)
         mem_free(j.owned[i]);
+    return rc;
+}
+
+/* ---- adapters just trained ---- */
+
+static void
+add_trained_keys(struct gguf_writer *w, const struct exits_adapters *a)
+{
+    struct gguf_str kinds[MODEL_MAX_EXITS];
+    size_t n = (size_t)a->n_exits;
+    float loss[MODEL_MAX_EXITS], agreement[MODEL_MAX_EXITS];
+    int32_t layers[MODEL_MAX_EXITS];
+    char digest[65], seed[24];
+
+    for (size_t i = 0; i < n; i++) {
+        kinds[i] = (struct gguf_str){ "mlp", 3 };
+        layers[i] = a->layers[i];
+        loss[i] = (float)a->adapters[i].loss;
+        agreement[i] = (float)a->adapters[i].agreement;
+    }
+    model_fingerprint_text(a->model, digest);
+    snprintf(seed, sizeof(seed), "%llu", (unsigned long long)a->seed);
+    gguf_writer_str(w, "general.architecture", "cecollm-exits", 13);
+    gguf_writer_u32(w, "cecollm.exit.version", 1);
+    gguf_writer_str(w, DIGEST, digest, strlen(digest));
+    gguf_writer_i32_array(w, "cecollm.exit.layers", layers, n);
+    gguf_writer_str_array(w, "cecollm.exit.kinds", kinds, n);
+    gguf_writer_u32(w, "cecollm.exit.trained.tokens", (uint32_t)a->n_rows);
+    gguf_writer_u32(w, "cecollm.exit.trained.steps", (uint32_t)a->n_steps);
+    gguf_writer_str(w, "cecollm.exit.trained.seed", seed, strlen(seed));
+    gguf_writer_f32_array(w, "cecollm.exit.trained.loss", loss, n);
+    gguf_writer_f32_array(w, "cecollm.exit.trained.agreement", agreement, n);
+}
+
+/* One of an adapter's tensors; *data is what the writer borrows, to be freed. */
+static int
+add_trained(struct gguf_writer *w, int layer, const char *part, uint32_t type,
+            const float *x, size_t rows, size_t cols, int n_dims, void **data,
+            struct err *err)
+{
+    size_t bytes = quant_row_bytes(type, cols);
+    char name[64];
+
+    snprintf(name, sizeof(name), "exit.%d.%s", layer, part);
+    if (bytes == 0)
+        return err_set(err, CE_EINVAL, "%s: rows of %zu numbers cannot be stored as %s",
+                       name, cols, gguf_type_name(type));
+    *data = mem_array_alloc(rows, bytes);
+    if (!*data)
+        return err_set(err, CE_ENOMEM, "no memory for %s", name);
+    for (size_t i = 0; i < rows; i++) {
+        if (quant_quantise_row(type, x + i * cols, (unsigned char *)*data + i * bytes,
+                               cols) != 0)
+            return err_set(err, CE_EINVAL, "%s: numbers that %s cannot hold", name,
+                           gguf_type_name(type));
+    }
+    gguf_writer_tensor(w, name, type, n_dims, (size_t[]){ cols, rows }, *data);
+    return 0;
+}
+
+static int
+add_adapter(struct gguf_writer *w, const struct exits_adapters *a, int i, void **data,
+            struct err *err)
+{
+    const struct exit_adapter *x = &a->adapters[i];
+    int l = a->layers[i], rc;
+
+    if ((rc = add_trained(w, l, "map.weight", a->type, x->map, x->d, x->d, 2, &data[0],
+                          err)) ||
+        (rc = add_trained(w, l, "map.bias", GGUF_F32, x->bias, 1, x->d, 1, &data[1],
+                          err)) ||
+        (rc = add_trained(w, l, "gate.weight", a->type, x->gate, x->w, x->d, 2, &data[2],
+                          err)) ||
+        (rc = add_trained(w, l, "up.weight", a->type, x->up, x->w, x->d, 2, &data[3],
+                          err)))
+        return rc;
+    return add_trained(w, l, "down.weight", a->type, x->down, x->d, x->w, 2, &data[4],
+                       err);
+}
+
+int
+exits_file_write_adapters(const struct exits_adapters *a, const char *path,
+                          struct err *err)
+{
+    void *data[MODEL_MAX_EXITS][5] = { { NULL } };
+    struct gguf_writer *w;
+    int rc = gguf_writer_new(&w, err);
+
+    if (rc != 0)
+        return rc;
+    add_trained_keys(w, a);
+    for (int i = 0; rc == 0 && i < a->n_exits; i++)
+        rc = add_adapter(w, a, i, data[i], err);
+    if (rc == 0)
+        rc = gguf_writer_finish(w, path, err);
+    gguf_writer_free(w);
+    for (int i = 0; i < a->n_exits; i++) {
+        for (int k = 0; k < 5; k++)
+            mem_free(data[i][k]);
+    }
     return rc;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * exits_file.h - writing a side file of exit heads (doc/EXITS.md) from a model's exits
- * and new screens for them.
+ * exits_file.h - writing side files of exit heads (doc/EXITS.md): of adapters just
+ * trained, or of a model's exits with new screens.
  *
  * Thread: any.
  */
@@ -13,6 +13,7 @@
 
 #include "common/error.h"
 #include "engine/model.h"
+#include "tools/exit_tune.h"
 
 struct exits_screen { /* data borrowed */
     uint32_t down_type, up_type;
@@ -22,11 +23,28 @@ struct exits_screen { /* data borrowed */
 
 struct exits_file {
     const struct model *model;          /* with all exits that its file of exits has */
-    const struct exits_screen *screens; /* [model->n_exits] */
+    const struct exits_screen *screens; /* [model->n_exits]; NULL: no screens */
     size_t rank;
     int n_candidates;
     bool adapters_q8_0; /* adapters in F32 or F16 become Q8_0 where their rows allow it */
+    const float *theta; /* [model->n_exits] suggested thresholds; NULL: as they were */
 };
+
+/* What was trained, and facts of how. */
+struct exits_adapters {
+    const struct model *model; /* that they are for */
+    int n_exits;
+    const int *layers;                   /* [n_exits] ascending */
+    const struct exit_adapter *adapters; /* [n_exits] */
+    uint32_t type;                       /* of the matrices */
+    size_t n_rows, n_steps;
+    uint64_t seed;
+};
+
+/* Write them to `path` by way of PATH.tmp, without screens and thresholds. CE_EINVAL:
+ * numbers that are not finite, or rows that `type` cannot hold. */
+int exits_file_write_adapters(const struct exits_adapters *a, const char *path,
+                              struct err *err) CE_MUSTCHECK;
 
 /* CE_EUNSUPPORTED when the model, being a part, does not hold every exit of the file. */
 int exits_file_check(const struct model *m, struct err *err) CE_MUSTCHECK;

@@ -22,6 +22,8 @@ static const struct command commands[] = {
     { "score", "teacher-forced predictions for given ids", cmd_score },
     { "bench", "speed, beside the machine's limit and llama.cpp", cmd_bench },
     { "fit-screens", "make the screens of a model's exits", cmd_fit_screens },
+    { "tune-exits", "train exits that foretell the model's own tokens", cmd_tune_exits },
+    { "eval-exits", "judge a model's exits, and choose thresholds", cmd_eval_exits },
     { "quantize", "write a model in another format", cmd_quantize },
     { "synth", "write a model of random weights", cmd_synth },
 };
@@ -33,10 +35,10 @@ print_usage(FILE *f)
     fprintf(f, "Usage: cecollm-model COMMAND ...\n\nCommands:\n");
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(f, "  %-11s %s\n", commands[i].name, commands[i].summary);
-    fprintf(f,
-            "\nppl, score, bench and fit-screens also take --threads N and --cpu NAME.\n"
-            "cecollm-model COMMAND --help explains a command; --version names the "
-            "build.\n");
+    fprintf(f, "\nppl, score, bench and the commands of exits also take --threads N and\n"
+               "--cpu NAME.\n"
+               "cecollm-model COMMAND --help explains a command; --version names the "
+               "build.\n");
 }
 
 static int

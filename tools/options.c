@@ -7,6 +7,7 @@
 #include "tools/options.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,6 +80,21 @@ read_u64(const struct option_spec *s, const char *text, struct err *err)
 }
 
 static int
+read_real(const struct option_spec *s, const char *text, struct err *err)
+{
+    char *end;
+    double v;
+
+    errno = 0;
+    v = strtod(text, &end);
+    if (end == text || *end != '\0' || errno != 0 || !isfinite(v) || v <= 0)
+        return err_set(err, CE_EINVAL, "--%s: \"%s\" is not a number above 0", s->name,
+                       text);
+    *(double *)s->value = v;
+    return 0;
+}
+
+static int
 store(const struct option_spec *s, const char *text, struct err *err)
 {
     switch (s->kind) {
@@ -92,6 +108,8 @@ store(const struct option_spec *s, const char *text, struct err *err)
     case OPTIONS_TEXT:
         *(const char **)s->value = text;
         return 0;
+    case OPTIONS_REAL:
+        return read_real(s, text, err);
     case OPTIONS_LIST:
         return read_list(s, text, err);
     case OPTIONS_TEXTS:

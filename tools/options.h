@@ -23,6 +23,7 @@ enum options_kind {
     OPTIONS_INT,  /* int, within min .. max */
     OPTIONS_U64,  /* uint64_t */
     OPTIONS_TEXT, /* const char *, into argv */
+    OPTIONS_REAL, /* double, finite, above 0 */
     OPTIONS_LIST, /* struct options_list: numbers within min .. max, "2,3" */
     /* struct options_texts: the words up to the next option; more when given again */
     OPTIONS_TEXTS,

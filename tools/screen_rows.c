@@ -7,26 +7,27 @@
 #include "tools/low_rank.h"
 #include "tools/progress.h"
 
-/* Room for one window. */
+#define KEPT_STEP ((size_t)256) /* rows kept that go through a head at once */
+
+/* Room for one window, or for a step. */
 struct room {
     float *hidden[2];            /* [length, d] each: in and out of a range */
     float *head_in;              /* [length, d] */
     struct head_result *results; /* [length] */
 };
 
+/* n_check: rows set apart; length: rows at once. */
 static int
 prepare(struct screen_rows *rows, struct room *room, const struct backend *b,
-        const struct text_windows *windows, struct err *err)
+        size_t n_check, size_t length, struct err *err)
 {
-    size_t length = (size_t)windows->length, d = (size_t)b->info.d_model;
+    size_t d = (size_t)b->info.d_model;
 
     rows->n_exits = b->info.n_exits;
     rows->d = d;
-    rows->n_fit = text_windows_count(windows, false);
     for (int i = 0; i < rows->n_exits; i++) {
         rows->moments[i] = mem_array_alloc(d * d, sizeof(double));
-        rows->states[i] =
-            mem_array_alloc(text_windows_count(windows, true) * d, sizeof(float));
+        rows->states[i] = mem_array_alloc(n_check * d, sizeof(float));
         if (!rows->moments[i] || !rows->states[i])
             return err_set(err, CE_ENOMEM, "no memory for the rows of %d exits",
                            rows->n_exits);
@@ -38,6 +39,15 @@ prepare(struct screen_rows *rows, struct room *room, const struct backend *b,
     if (!room->hidden[0] || !room->hidden[1] || !room->head_in || !room->results)
         return err_set(err, CE_ENOMEM, "no memory for %zu rows", length);
     return 0;
+}
+
+static void
+free_room(struct room *room)
+{
+    mem_free(room->hidden[0]);
+    mem_free(room->hidden[1]);
+    mem_free(room->head_in);
+    mem_free(room->results);
 }
 
 /* One window from exit to exit. Rows set apart only leave their states; they go through
@@ -88,8 +98,10 @@ screen_rows_collect(struct screen_rows *rows, struct backend *b,
 {
     struct room room = { 0 };
     struct progress progress;
-    int rc = prepare(rows, &room, b, windows, err);
+    int rc = prepare(rows, &room, b, text_windows_count(windows, true),
+                     (size_t)windows->length, err);
 
+    rows->n_fit = text_windows_count(windows, false);
     progress_start(&progress, "reading", windows->n);
     for (size_t i = 0; rc == 0 && i < windows->n; i++) {
         const struct text_window *w = &windows->list[i];
@@ -99,10 +111,82 @@ screen_rows_collect(struct screen_rows *rows, struct backend *b,
         progress_set(&progress, i + 1, NULL);
     }
     progress_end(&progress);
-    mem_free(room.hidden[0]);
-    mem_free(room.hidden[1]);
-    mem_free(room.head_in);
-    mem_free(room.results);
+    free_room(&room);
+    return rc;
+}
+
+/* ---- from rows kept ---- */
+
+/* Rows from .. from+n-1 of n_all evenly chosen ones, the states of exit i to `states`. */
+static int
+read_states(const struct exit_rows *kept, bool held_out, int i, float *states,
+            size_t from, size_t n, size_t n_all, size_t d, struct err *err)
+{
+    size_t count = exit_rows_count(kept, held_out);
+    float *wanted[MODEL_MAX_EXITS] = { NULL }, logp[BACKEND_MAX_TOP];
+    int32_t ids[BACKEND_MAX_TOP];
+    int rc = 0;
+
+    for (size_t r = 0; rc == 0 && r < n; r++) {
+        wanted[i] = states + r * d;
+        rc = exit_rows_read(kept, held_out, (from + r) * count / n_all, wanted, ids, logp,
+                            err);
+    }
+    return rc;
+}
+
+static int
+add_moments(struct screen_rows *rows, const struct room *room, struct backend *b, int i,
+            const struct exit_rows *kept, struct threads *pool, struct err *err)
+{
+    int rc = 0;
+
+    for (size_t from = 0, n; rc == 0 && from < rows->n_fit; from += n) {
+        struct batch_item item = { .hidden = room->hidden[0],
+                                   .head_in = room->head_in,
+                                   .results = room->results };
+        struct batch batch = { .layer_from = b->info.exit_layers[i],
+                               .layer_to = b->info.exit_layers[i],
+                               .head = HEAD_EXIT(i),
+                               .n_items = 1,
+                               .items = &item };
+
+        n = rows->n_fit - from < KEPT_STEP ? rows->n_fit - from : KEPT_STEP;
+        item.n_rows = item.head_rows = (int)n;
+        rc = read_states(kept, false, i, room->hidden[0], from, n, rows->n_fit, rows->d,
+                         err);
+        if (rc == 0)
+            rc = backend_run(b, &batch, err);
+        if (rc == 0)
+            low_rank_add_moment(rows->moments[i], room->head_in, n, rows->d, pool);
+    }
+    return rc;
+}
+
+int
+screen_rows_from_exits(struct screen_rows *rows, struct backend *b,
+                       const struct exit_rows *kept, size_t max_fit, size_t max_check,
+                       struct threads *pool, struct err *err)
+{
+    size_t n_fit = exit_rows_count(kept, false), n_check = exit_rows_count(kept, true);
+    struct room room = { 0 };
+    struct progress progress;
+    int rc;
+
+    n_check = n_check < max_check ? n_check : max_check;
+    rc = prepare(rows, &room, b, n_check, KEPT_STEP, err);
+    rows->n_fit = n_fit < max_fit ? n_fit : max_fit;
+    rows->n_check = n_check;
+    progress_start(&progress, "reading rows", (size_t)rows->n_exits);
+    for (int i = 0; rc == 0 && i < rows->n_exits; i++) {
+        rc = add_moments(rows, &room, b, i, kept, pool, err);
+        if (rc == 0)
+            rc = read_states(kept, true, i, rows->states[i], 0, n_check, n_check, rows->d,
+                             err);
+        progress_set(&progress, (size_t)i + 1, NULL);
+    }
+    progress_end(&progress);
+    free_room(&room);
     return rc;
 }
 

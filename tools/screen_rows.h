@@ -15,6 +15,7 @@
 #include "engine/backend.h"
 #include "engine/model.h"
 #include "engine/threads.h"
+#include "tools/exit_rows.h"
 #include "tools/text_windows.h"
 
 struct screen_rows {
@@ -30,6 +31,13 @@ struct screen_rows {
 int screen_rows_collect(struct screen_rows *rows, struct backend *b,
                         const struct text_windows *windows, struct threads *pool,
                         struct err *err) CE_MUSTCHECK;
+
+/* The same from rows kept for training (exit_rows.h), evenly of all: at most max_fit of
+ * those trained on, at most max_check of those held out. The exits of `b` are the rows'.
+ */
+int screen_rows_from_exits(struct screen_rows *rows, struct backend *b,
+                           const struct exit_rows *kept, size_t max_fit, size_t max_check,
+                           struct threads *pool, struct err *err) CE_MUSTCHECK;
 void screen_rows_free(struct screen_rows *rows);
 
 #endif

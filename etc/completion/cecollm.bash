@@ -65,6 +65,15 @@ _cecollm_model_options() {
     fit-screens)
         echo --data --output --exits --rank --candidates --rows --up-type --adapters \
             --seed $engine --json ;;
+    tune-exits)
+        echo --layers --data --output --self --invent --summaries --tokens \
+            --answer-tokens --exclude --save-prompts --rows --collect-only --top --width \
+            --steps --batch --rate --patience --adapters --rank --candidates \
+            --no-screens --resume --seed $engine --json ;;
+    eval-exits)
+        echo --prompts --limit --max-tokens --thetas --no-frontier --choose --record \
+            --edge-ms-block --cloud-ms --rtt-ms --width --exits --exit-layers $engine \
+            --json --plots ;;
     quantize) echo --output --type --output-type --all --force --threads ;;
     synth)
         echo --output --type --arch --layers --d-model --heads --kv-heads --head-dim \
@@ -86,6 +95,12 @@ _cecollm_model_value() {
     synth--exit-kind) _cecollm_words 'mlp shared own' ;;
     fit-screens--up-type) _cecollm_words 'q4_1 q4_0 q8_0 f16' ;;
     fit-screens--adapters) _cecollm_words 'keep q8_0' ;;
+    tune-exits--adapters) _cecollm_words 'q8_0 f16' ;;
+    tune-exits--self | tune-exits--exclude | tune-exits--rows | tune-exits--save-prompts)
+        _cecollm_files '' ;;
+    eval-exits--json | eval-exits-p) _cecollm_files '' ;;
+    eval-exits--plots) _cecollm_files / ;;
+    eval-exits--choose) _cecollm_words 'rouge= requests= time=' ;;
     split--cloud | quantize--output | quantize-o) _cecollm_files .gguf ;;
     tokenize-d | synth--exits) return 1 ;;
     *) _cecollm_value "$2" ;;
@@ -108,8 +123,8 @@ _cecollm_model() {
     COMPREPLY=()
     _cecollm_split_words
     if [ "$COMP_CWORD" -eq 1 ]; then
-        _cecollm_words 'info verify split tokenize ppl score bench fit-screens quantize
-            synth --help --version'
+        _cecollm_words 'info verify split tokenize ppl score bench fit-screens tune-exits
+            eval-exits quantize synth --help --version'
         return 0
     fi
     _cecollm_model_value "$command" "$prev" && return 0

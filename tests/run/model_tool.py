@@ -20,8 +20,8 @@ DATA = Path(os.environ.get("CECOLLM_DATA") or SRC / "../shared/data")
 MODEL = Path(os.environ.get("CECOLLM_MODEL")
              or SRC / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
 TOOL = (BUILD / "cecollm-model").resolve()
-COMMANDS = ["info", "split", "tokenize", "ppl", "score", "bench", "fit-screens", "quantize",
-            "verify", "synth"]
+COMMANDS = ["info", "split", "tokenize", "ppl", "score", "bench", "fit-screens", "eval-exits",
+            "quantize", "verify", "synth"]
 
 
 def tool(*args, text=None, env=None):
