@@ -43,6 +43,16 @@ exit_point_time(const struct exit_point *p, const struct exit_times *t)
     return p->edge_blocks * t->edge_block + p->request_rate * (t->cloud + t->round_trip);
 }
 
+static bool
+same_thetas(const struct exit_setting *a, const struct exit_setting *b)
+{
+    for (int i = 0; i < MODEL_MAX_EXITS; i++) {
+        if (a->theta[i] < b->theta[i] || a->theta[i] > b->theta[i])
+            return false;
+    }
+    return true;
+}
+
 const struct exit_point *
 exit_frontier_without(const struct exit_frontier *f, const struct exit_point *p, int k)
 {
@@ -50,7 +60,7 @@ exit_frontier_without(const struct exit_frontier *f, const struct exit_point *p,
 
     s.theta[k] = 1;
     for (int i = 0; i < f->n; i++) {
-        if (memcmp(f->points[i].setting.theta, s.theta, sizeof(s.theta)) == 0)
+        if (same_thetas(&f->points[i].setting, &s))
             return &f->points[i];
     }
     return NULL;
@@ -144,5 +154,7 @@ exit_frontier_choose(const struct exit_frontier *f, const struct exit_wish *w,
             best = v;
         }
     }
+    if (!*out)
+        return err_set(err, CE_ENOTFOUND, "there are no settings to choose from");
     return best.enough ? 0 : nothing_reaches(*out, w, err);
 }

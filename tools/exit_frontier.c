@@ -149,7 +149,7 @@ static int
 grow(struct exit_frontier *f, int n, struct err *err)
 {
     struct exit_point *more =
-        mem_array_resize(f->points, (size_t)(f->n + n), sizeof(*more));
+        mem_array_resize(f->points, (size_t)f->n + (size_t)n, sizeof(*more));
 
     if (!more)
         return err_set(err, CE_ENOMEM, "no memory for %d settings", f->n + n);

@@ -109,28 +109,27 @@ is_alone(const struct exit_report *r, const struct exit_point *p, int k)
 static int
 by_requests(const void *a, const void *b)
 {
-    const struct exit_point *const *p = a, *const *q = b;
+    const struct exit_point *p = a, *q = b;
 
-    return ((*p)->request_rate > (*q)->request_rate) -
-           ((*p)->request_rate < (*q)->request_rate);
+    return (p->request_rate > q->request_rate) - (p->request_rate < q->request_rate);
 }
 
 /* Points of the frontier from left to right. */
 static void
 put_best(FILE *f, const struct exit_frontier *frontier)
 {
-    const struct exit_point **list = calloc((size_t)frontier->n, sizeof(*list));
+    struct exit_point *list = calloc((size_t)frontier->n, sizeof(*list));
     size_t n = 0;
 
     for (int i = 0; list && i < frontier->n; i++) {
         if (frontier->points[i].best)
-            list[n++] = &frontier->points[i];
+            list[n++] = frontier->points[i];
     }
     if (list)
         qsort(list, n, sizeof(*list), by_requests);
     fprintf(f, "$best << EOD\n");
     for (size_t i = 0; i < n; i++)
-        fprintf(f, "%.4f %.4f\n", list[i]->request_rate, list[i]->rouge_l);
+        fprintf(f, "%.4f %.4f\n", list[i].request_rate, list[i].rouge_l);
     fprintf(f, "EOD\n");
     free(list);
 }
