@@ -33,10 +33,10 @@
 struct tune_exits {
     const char *path, *out, *rows_path;
     char *own_rows, *state, *trained; /* OUT.rows, OUT.state, OUT.adapters */
-    struct options_list layers, widths;
+    struct options_list layers, widths, steps;
     struct options_texts data, self, exclude;
     int invent, summaries, answer_rows, max_answer, n_top;
-    int steps, batch, patience, rank, n_candidates;
+    int batch, patience, rank, n_candidates;
     double rate;
     const char *save_prompts;
     uint32_t type; /* of the adapters */
@@ -207,8 +207,7 @@ collect(struct tune_exits *t, struct err *err)
 static int
 train(struct tune_exits *t, struct err *err)
 {
-    struct exit_tune_params p = { .steps = (size_t)t->steps,
-                                  .batch = t->batch,
+    struct exit_tune_params p = { .batch = t->batch,
                                   .rate = t->rate,
                                   .patience = t->patience,
                                   .seed = t->seed,
@@ -220,15 +219,17 @@ train(struct tune_exits *t, struct err *err)
     int64_t start = clock_us();
     int rc;
 
-    for (int i = 0; i < t->layers.n; i++)
+    for (int i = 0; i < t->layers.n; i++) {
         p.widths[i] = t->widths.v[t->widths.n == 1 ? 0 : i];
+        p.steps[i] = (size_t)t->steps.v[t->steps.n == 1 ? 0 : i];
+    }
     rc = exit_tune_run(t->adapters, &t->n_steps, t->loaded.model, t->rows, &p, err);
     t->train_seconds = (double)(clock_us() - start) / 1e6;
     if (rc == 0 && interrupted)
         rc = err_set(err, CE_ECLOSED,
-                     "interrupted after %zu of %d steps; %s holds what was learnt, and "
+                     "interrupted after %zu steps; %s holds what was learnt, and "
                      "--resume goes on",
-                     t->n_steps, t->steps, t->state);
+                     t->n_steps, t->state);
     return rc;
 }
 
@@ -463,6 +464,9 @@ check_training(const struct tune_exits *t, struct err *err)
     if (t->widths.n != 1 && t->widths.n != t->layers.n)
         return err_set(err, CE_EINVAL, "--width: %d numbers for %d exits", t->widths.n,
                        t->layers.n);
+    if (t->steps.n != 1 && t->steps.n != t->layers.n)
+        return err_set(err, CE_EINVAL, "--steps: %d numbers for %d exits", t->steps.n,
+                       t->layers.n);
     for (int i = 0; i < t->widths.n; i++) {
         if (t->widths.v[i] % QUANT_BLOCK != 0)
             return err_set(err, CE_EINVAL, "--width %d: not a multiple of %d",
@@ -533,8 +537,8 @@ parse(struct tune_exits *t, int argc, char **argv, int *status)
           "likeliest tokens that a row keeps (default 64)", 1, BACKEND_MAX_TOP },
         { "width", 0, OPTIONS_LIST, &t->widths, "W,W",
           "of the adapters, multiples of 32: one, or each (default 1152)", 32, 1 << 16 },
-        { "steps", 0, OPTIONS_INT, &t->steps, "N", "at most (default 12000)", 1,
-          1 << 24 },
+        { "steps", 0, OPTIONS_LIST, &t->steps, "N,N",
+          "at most: one, or each exit's (default 12000)", 1, 1 << 24 },
         { "batch", 0, OPTIONS_INT, &t->batch, "N", "rows of a step (default 192)", 1,
           65536 },
         { "rate", 0, OPTIONS_REAL, &t->rate, "X", "of learning (default 0.0012)", 0, 0 },
@@ -588,7 +592,7 @@ cmd_tune_exits(int argc, char **argv)
                             .max_answer = 192,
                             .n_top = 64,
                             .widths = { 1, { 1152 } },
-                            .steps = 12000,
+                            .steps = { 1, { 12000 } },
                             .batch = 192,
                             .rate = 0.0012,
                             .rank = 96,

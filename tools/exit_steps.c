@@ -37,8 +37,14 @@ struct row_batch {
     bool held_out;
     size_t first, of, n_all; /* without a list */
     size_t n;
-    bool gradient;
+    const float *rates; /* [n_exits] of a step; NULL: judge */
 };
+
+static bool
+rests(const struct row_batch *b, int exit)
+{
+    return b->rates && !(b->rates[exit] > 0);
+}
 
 static size_t
 row_of(const struct row_batch *b, size_t i)
@@ -66,8 +72,10 @@ read_row(const struct row_batch *b, struct exit_worker *w, size_t i)
             rc = err_set(&w->err, CE_EFORMAT, "row %zu names id %d of %d", row,
                          (int)ids[t], shape->n_vocab);
     }
-    for (int e = 0; rc == 0 && e < s->n_exits; e++)
-        exit_net_put(&s->exits[e].net, s->k, &s->exits[e].rows, i, states[e]);
+    for (int e = 0; rc == 0 && e < s->n_exits; e++) {
+        if (!rests(b, e))
+            exit_net_put(&s->exits[e].net, s->k, &s->exits[e].rows, i, states[e]);
+    }
     return rc;
 }
 
@@ -121,12 +129,14 @@ block_part(void *arg, int tid, int n_threads)
             size_t at = task % n_blocks * BLOCK, left = b->n - at;
             size_t n = left < BLOCK ? left : BLOCK;
 
+            if (rests(b, (int)(task / n_blocks)))
+                continue;
             exit_net_forward(&e->net, s->k, &e->rows, at, n);
             exit_loss_rows(s->loss, w->room, e->rows.z + at * e->net.d, n,
                            s->ids + at * (size_t)s->n_top,
-                           s->logp + at * (size_t)s->n_top, s->n_top, b->gradient,
+                           s->logp + at * (size_t)s->n_top, s->n_top, b->rates,
                            e->said + at);
-            if (b->gradient)
+            if (b->rates)
                 exit_net_backward(&e->net, s->k, &e->rows, at, n, w->scratch);
         }
     }
@@ -149,6 +159,10 @@ run_batch(struct row_batch *b, struct exit_mark *marks, struct err *err)
     for (int e = 0; e < s->n_exits; e++) {
         const struct exit_loss_row *said = s->exits[e].said;
 
+        if (rests(b, e)) {
+            marks[e] = (struct exit_mark){ (double)NAN, (double)NAN };
+            continue;
+        }
         for (size_t i = 0; i < b->n; i++) {
             marks[e].loss += said[i].loss;
             marks[e].agreement += said[i].argmax == s->ids[i * (size_t)s->n_top];
@@ -160,7 +174,7 @@ run_batch(struct row_batch *b, struct exit_mark *marks, struct err *err)
                            "the loss of the exit after block %d is not finite",
                            exit_rows_shape(s->source)->layers[e]);
     }
-    if (b->gradient)
+    if (b->rates)
         s->kept = kept / (kept + lost + 1e-30);
     return 0;
 }
@@ -199,7 +213,8 @@ exit_steps_judge(struct exit_steps *s, size_t most, struct exit_mark *marks,
 struct update {
     struct exit_steps *s;
     size_t n; /* rows */
-    struct adam adam;
+    const float *rates;
+    size_t step;
 };
 
 static void
@@ -213,6 +228,8 @@ gradient_part(void *arg, int tid, int n_threads)
     for (int i = 0; i < s->n_exits; i++) {
         struct exit_student *e = &s->exits[i];
 
+        if (!(u->rates[i] > 0))
+            continue;
         while (threads_take(s->pool, tid, exit_net_n_tiles(&e->net), 1, &task, &past)) {
             for (; task < past; task++)
                 e->squares[task] = exit_net_gradient(&e->net, &e->rows, u->n, task,
@@ -242,8 +259,10 @@ adam_part(void *arg, int tid, int n_threads)
     (void)n_threads;
     for (int i = 0; i < s->n_exits; i++) {
         struct exit_student *e = &s->exits[i];
-        struct adam adam = u->adam;
+        struct adam adam = { .rate = u->rates[i], .step = u->step };
 
+        if (!(u->rates[i] > 0))
+            continue;
         adam.scale = clip(e);
         while (threads_take(s->pool, tid, e->net.n, ADAM_RUN, &from, &to))
             adam_step(&adam, e->net.p + from, e->m + from, e->v + from, e->grad + from,
@@ -253,10 +272,10 @@ adam_part(void *arg, int tid, int n_threads)
 
 int
 exit_steps_train(struct exit_steps *s, const uint32_t *which, size_t n, size_t step,
-                 float rate, struct exit_mark *marks, struct err *err)
+                 const float *rates, struct exit_mark *marks, struct err *err)
 {
-    struct row_batch b = { .s = s, .which = which, .n = n, .gradient = true };
-    struct update u = { s, n, { .rate = rate, .step = step } };
+    struct row_batch b = { .s = s, .which = which, .n = n, .rates = rates };
+    struct update u = { s, n, rates, step };
     int rc;
 
     memset(marks, 0, (size_t)s->n_exits * sizeof(*marks));

@@ -59,10 +59,11 @@ int exit_steps_init(struct exit_steps *s, const struct model *m,
 void exit_steps_fini(struct exit_steps *s);
 
 /* One step, the `step`th from 1, down the mean gradient of the training rows which [n],
- * n at most `batch`. marks: [n_exits], before the step. CE_EINTERNAL when a loss is not
- * finite. */
+ * n at most `batch`. rates: [n_exits]; an exit of rate 0 rests. marks: [n_exits], before
+ * the step; NaN of those that rest. CE_EINTERNAL when a loss is not finite. */
 int exit_steps_train(struct exit_steps *s, const uint32_t *which, size_t n, size_t step,
-                     float rate, struct exit_mark *marks, struct err *err) CE_MUSTCHECK;
+                     const float *rates, struct exit_mark *marks,
+                     struct err *err) CE_MUSTCHECK;
 
 /* Marks on `most` held-out rows at most, evenly spread. */
 int exit_steps_judge(struct exit_steps *s, size_t most, struct exit_mark *marks,

@@ -156,23 +156,44 @@ out_of_patience(const struct tune *t)
     return t->p->patience > 0 && t->state.stale >= (uint32_t)t->p->patience;
 }
 
+/* loss: the mean of the exits that learn. */
 static int
 one_step(struct tune *t, double *loss, struct err *err)
 {
     struct exit_mark marks[MODEL_MAX_EXITS];
+    float rates[MODEL_MAX_EXITS] = { 0 };
     size_t step = t->state.step;
-    int rc;
+    int learning = 0, rc;
+    double sum = 0;
 
+    for (int e = 0; e < t->steps.n_exits; e++) {
+        if (step < t->p->steps[e])
+            rates[e] = adam_rate((float)t->p->rate, step, t->p->steps[e]);
+    }
     choose_rows(t, step);
-    rc = exit_steps_train(&t->steps, t->batch, (size_t)t->p->batch, step + 1,
-                          adam_rate((float)t->p->rate, step, t->p->steps), marks, err);
+    rc = exit_steps_train(&t->steps, t->batch, (size_t)t->p->batch, step + 1, rates,
+                          marks, err);
     if (rc != 0)
         return err_prefix(err, "step %zu: ", step + 1), rc;
     t->state.step++;
-    *loss = 0;
-    for (int e = 0; e < t->steps.n_exits; e++)
-        *loss += marks[e].loss / t->steps.n_exits;
+    for (int e = 0; e < t->steps.n_exits; e++) {
+        if (rates[e] > 0)
+            sum += marks[e].loss;
+        learning += rates[e] > 0;
+    }
+    *loss = sum / learning;
     return 0;
+}
+
+/* Steps of the exit that learns longest. */
+static size_t
+all_steps(const struct tune *t)
+{
+    size_t most = 0;
+
+    for (int e = 0; e < t->steps.n_exits; e++)
+        most = t->p->steps[e] > most ? t->p->steps[e] : most;
+    return most;
 }
 
 static int
@@ -186,19 +207,19 @@ save(struct tune *t, int64_t *saved_us, struct err *err)
 static int
 train(struct tune *t, struct err *err)
 {
-    size_t first = t->state.step, every = check_interval(t->p->steps);
+    size_t first = t->state.step, last = all_steps(t), every = check_interval(last);
     int64_t saved_us = clock_us();
     struct progress progress;
     double loss = 0, smooth = 0;
     char text[160];
     int rc = 0;
 
-    progress_start(&progress, "training", t->p->steps - first);
-    while (rc == 0 && t->state.step < t->p->steps && !stopped(t) && !out_of_patience(t)) {
+    progress_start(&progress, "training", last - first);
+    while (rc == 0 && t->state.step < last && !stopped(t) && !out_of_patience(t)) {
         if ((rc = one_step(t, &loss, err)) != 0)
             break;
         smooth = smooth > 0 ? 0.95 * smooth + 0.05 * loss : loss;
-        if (t->state.step % every == 0 || t->state.step == t->p->steps)
+        if (t->state.step % every == 0 || t->state.step == last)
             rc = check(t, err);
         note(text, sizeof(text), t, smooth);
         progress_set(&progress, t->state.step - first, text);
@@ -224,14 +245,17 @@ check_params(const struct model *m, const struct exit_rows *rows,
         return err_set(err, CE_EINVAL,
                        "too few texts: %zu rows to train on and %zu held out",
                        exit_rows_count(rows, false), exit_rows_count(rows, true));
-    if (exit_rows_count(rows, false) > UINT32_MAX || p->steps > UINT32_MAX)
-        return err_set(err, CE_EINVAL, "more than %u rows or steps", UINT32_MAX);
-    if (p->steps < 1 || p->batch < 1 || p->batch > 1 << 20 || !(p->rate > 0) ||
-        !isfinite(p->rate) || p->patience < 0)
-        return err_set(err, CE_EINVAL, "steps, batch and rate must be above 0");
+    if (exit_rows_count(rows, false) > UINT32_MAX)
+        return err_set(err, CE_EINVAL, "more than %u rows", UINT32_MAX);
+    if (p->batch < 1 || p->batch > 1 << 20 || !(p->rate > 0) || !isfinite(p->rate) ||
+        p->patience < 0)
+        return err_set(err, CE_EINVAL, "batch and rate must be above 0");
     for (int e = 0; e < shape->n_exits; e++) {
         if (p->widths[e] < 0 || p->widths[e] > 1 << 20)
             return err_set(err, CE_EINVAL, "an adapter cannot be %d wide", p->widths[e]);
+        if (p->steps[e] < 1 || p->steps[e] > UINT32_MAX)
+            return err_set(err, CE_EINVAL, "an exit cannot learn in %zu steps",
+                           p->steps[e]);
     }
     return 0;
 }
@@ -244,26 +268,26 @@ identify(const struct exit_rows *rows, const struct exit_tune_params *p, uint8_t
     const struct exit_rows_shape *s = exit_rows_shape(rows);
     struct {
         uint8_t fingerprint[32], recipe[32];
-        uint64_t numbers[8];
+        uint64_t numbers[7];
         double rate;
-        int64_t exits[2 * MODEL_MAX_EXITS];
+        int64_t exits[3 * MODEL_MAX_EXITS];
     } all;
 
     memset(&all, 0, sizeof(all)); /* no padding */
     memcpy(all.fingerprint, s->fingerprint, sizeof(all.fingerprint));
     memcpy(all.recipe, s->recipe, sizeof(all.recipe));
-    all.numbers[0] = 1; /* version of what the steps do */
+    all.numbers[0] = 2; /* version of what the steps do */
     all.numbers[1] = (uint64_t)s->n_exits;
     all.numbers[2] = (uint64_t)s->n_top;
     all.numbers[3] = exit_rows_count(rows, false);
     all.numbers[4] = exit_rows_count(rows, true);
-    all.numbers[5] = p->steps;
-    all.numbers[6] = (uint64_t)p->batch;
-    all.numbers[7] = p->seed;
+    all.numbers[5] = (uint64_t)p->batch;
+    all.numbers[6] = p->seed;
     all.rate = p->rate;
     for (int e = 0; e < s->n_exits; e++) {
-        all.exits[2 * e] = s->layers[e];
-        all.exits[2 * e + 1] = p->widths[e];
+        all.exits[3 * e] = s->layers[e];
+        all.exits[3 * e + 1] = p->widths[e];
+        all.exits[3 * e + 2] = (int64_t)p->steps[e];
     }
     return sha256_bytes(&all, sizeof(all), out, err);
 }
@@ -373,7 +397,7 @@ exit_tune_run(struct exit_adapter *out, size_t *steps_done, const struct model *
     if (rc == 0)
         rc = train(t, err);
     /* The state is saved; what follows is for the adapters given out alone. */
-    if (rc == 0 && t->state.step < p->steps)
+    if (rc == 0 && t->state.step < all_steps(t))
         rc = check(t, err);
     if (rc == 0)
         rc = give_out(t, out, err);

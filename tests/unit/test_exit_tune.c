@@ -100,7 +100,7 @@ world_new(void)
     for (int i = 0; i < N; i++)
         draw_row(s, &state, a, i % 10 == 9);
     s->p = (struct exit_tune_params){ .widths = { 32, 32 },
-                                      .steps = 250,
+                                      .steps = { 250, 250 },
                                       .batch = 64,
                                       .rate = 5e-3,
                                       .seed = 7,
@@ -118,6 +118,13 @@ world_free(struct world *s)
     model_close(s->m);
     unlink(s->checkpoint);
     free(s);
+}
+
+static void
+set_steps(struct world *s, size_t first, size_t second)
+{
+    s->p.steps[0] = first;
+    s->p.steps[1] = second;
 }
 
 static int
@@ -151,7 +158,7 @@ test_learns(void **state)
     struct err err = { 0 };
 
     (void)state;
-    start->p.steps = 1;
+    set_steps(start, 1, 1);
     start->p.rate = 1e-12;
     assert_int_equal(run(start, NULL), 0);
     if (run(s, &err) != 0)
@@ -175,7 +182,7 @@ test_affine_alone(void **state)
 
     (void)state;
     s->p.widths[0] = 0;
-    s->p.steps = 100;
+    set_steps(s, 100, 100);
     assert_int_equal(run(s, NULL), 0);
     assert_int_equal(s->out[0].w, 0);
     assert_null(s->out[0].gate);
@@ -189,7 +196,8 @@ test_same_seed_same_bits(void **state)
     struct world *a = world_new(), *b = world_new();
 
     (void)state;
-    a->p.steps = b->p.steps = 120;
+    set_steps(a, 120, 120);
+    set_steps(b, 120, 120);
     b->p.threads = 3;
     assert_int_equal(run(a, NULL), 0);
     assert_int_equal(run(b, NULL), 0);
@@ -197,6 +205,29 @@ test_same_seed_same_bits(void **state)
     b->p.seed = 8;
     assert_int_equal(run(b, NULL), 0);
     assert_memory_not_equal(a->out[0].map, b->out[0].map, D * D * sizeof(float));
+    world_free(a);
+    world_free(b);
+}
+
+/* An exit with fewer steps than the others is left alone after them. */
+static void
+test_rests(void **state)
+{
+    struct world *a = world_new(), *b = world_new();
+    const struct exit_adapter *x = &a->out[0], *y = &b->out[0];
+
+    (void)state;
+    set_steps(a, 60, 60);
+    set_steps(b, 60, 250);
+    assert_int_equal(run(a, NULL), 0);
+    assert_int_equal(run(b, NULL), 0);
+    assert_int_equal(b->done, 250);
+    assert_memory_equal(x->map, y->map, x->d * x->d * sizeof(float));
+    assert_memory_equal(x->down, y->down, x->w * x->d * sizeof(float));
+    assert_true(x->loss == y->loss);
+    assert_true(b->out[1].loss < a->out[1].loss);
+    b->p.steps[1] = 0;
+    assert_int_equal(run(b, NULL), CE_EINVAL);
     world_free(a);
     world_free(b);
 }
@@ -245,7 +276,7 @@ test_patience(void **state)
     struct world *s = world_new();
 
     (void)state;
-    s->p.steps = 1000;
+    set_steps(s, 1000, 1000);
     s->p.rate = 3;
     s->p.patience = 2;
     assert_int_equal(run(s, NULL), 0);
@@ -287,6 +318,7 @@ main(void)
         cmocka_unit_test(test_learns),
         cmocka_unit_test(test_affine_alone),
         cmocka_unit_test(test_same_seed_same_bits),
+        cmocka_unit_test(test_rests),
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_patience),
         cmocka_unit_test(test_refuses),
