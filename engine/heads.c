@@ -122,7 +122,7 @@ adapt(const struct heads *h, struct worker_id id, const struct exit_weights *e,
     size_t from, to;
 
     x.quantised = packed_is_quantised(&e->map);
-    norm.quantised = packed_is_quantised(&e->gate) || packed_is_quantised(&e->up);
+    norm.quantised = reads_groups(&e->gate) || reads_groups(&e->up);
     while (worker_take(id, n, 1, &from, &to)) {
         for (size_t r = from; r < to; r++) {
             memcpy(x.x + r * h->d, rows[r].x, h->d * sizeof(float));
@@ -136,6 +136,8 @@ adapt(const struct heads *h, struct worker_id id, const struct exit_weights *e,
         for (size_t r = from; r < to; r++)
             k->add(h->z + r * h->d, e->map_bias, h->d);
     }
+    if (e->width == 0)
+        return;
     linear_gated(k, id, &e->gate, &e->up, &a_norm, &h->scratch, &mid);
     linear_add(k, id, &e->down, &a_mid, &h->scratch, h->z);
 }

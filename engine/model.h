@@ -66,7 +66,7 @@ struct model_exit {
     int layer; /* state after this many blocks */
     enum model_exit_kind kind;
     float theta;       /* suggested threshold; 0 when the file suggests none */
-    int adapter_width; /* rows of gate and up */
+    int adapter_width; /* rows of gate and up; 0: affine, and these are NULL */
     const struct gguf_tensor *map, *map_bias;   /* [d_model, d_model], [d_model] F32 */
     const struct gguf_tensor *gate, *up, *down; /* [w, d_model] twice, [d_model, w] */
     const struct gguf_tensor *norm, *output;    /* [d_model] F32, [n_vocab, d_model]; kind

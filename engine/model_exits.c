@@ -57,9 +57,24 @@ read_kind(const struct gguf *g, size_t i, struct model_exit *e, struct err *err)
                    gguf_path(g), (int)(s.len < 60 ? s.len : 60), s.data);
 }
 
+/* Does the file have any of the gated part of the adapter? Without it, it is affine. */
+static bool
+is_gated(const struct gguf *g, int layer)
+{
+    const char *const parts[] = { "gate", "up", "down" };
+    bool found = false;
+    char name[64];
+
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        snprintf(name, sizeof(name), "exit.%d.%s.weight", layer, parts[i]);
+        found = found || gguf_find_tensor(g, name);
+    }
+    return found;
+}
+
 static int
-find_adapter(const struct model *m, const struct gguf *g, struct model_exit *e,
-             struct err *err)
+find_gated(const struct model *m, const struct gguf *g, struct model_exit *e,
+           struct err *err)
 {
     size_t d = (size_t)m->config.d_model, w;
     const struct gguf_tensor *gate;
@@ -79,7 +94,18 @@ find_adapter(const struct model *m, const struct gguf *g, struct model_exit *e,
     if ((rc = model_tensor(g, name, w, d, &e->up, err)))
         return rc;
     snprintf(name, sizeof(name), "exit.%d.down.weight", e->layer);
-    if ((rc = model_tensor(g, name, d, w, &e->down, err)))
+    return model_tensor(g, name, d, w, &e->down, err);
+}
+
+static int
+find_adapter(const struct model *m, const struct gguf *g, struct model_exit *e,
+             struct err *err)
+{
+    size_t d = (size_t)m->config.d_model;
+    char name[64];
+    int rc;
+
+    if (is_gated(g, e->layer) && (rc = find_gated(m, g, e, err)))
         return rc;
     snprintf(name, sizeof(name), "exit.%d.map.weight", e->layer);
     if ((rc = model_tensor(g, name, d, d, &e->map, err)))

@@ -385,6 +385,8 @@ put_adapter(struct job *j, int layer, size_t width)
     put_matrix(j, name, GGUF_F16, d, d, 0.1 * in, 1.0f);
     snprintf(name, sizeof(name), "exit.%d.map.bias", layer);
     put_vector(j, name, d, 0.0f, 0.1f);
+    if (width == 0)
+        return;
     snprintf(name, sizeof(name), "exit.%d.gate.weight", layer);
     put_matrix(j, name, GGUF_F16, width, d, in, 0);
     snprintf(name, sizeof(name), "exit.%d.up.weight", layer);
@@ -474,7 +476,7 @@ synth_exits_of(const struct synth_params *p, enum synth_exit_kind kind,
     int i;
 
     if ((j.rc = check_params(p, err)) != 0 ||
-        (j.rc = check_range("exit width", width, 1, 1 << 20, err)) != 0 ||
+        (j.rc = check_range("exit width", width, 0, 1 << 20, err)) != 0 ||
         (j.rc = check_range("candidates", p->n_candidates, 0,
                             kind == SYNTH_EXIT_OWN ? 0 : p->n_vocab, err)) != 0 ||
         (j.rc = gguf_writer_new(&j.w, err)) != 0)

@@ -107,8 +107,9 @@ add_adapter(struct loader *l, struct exit_weights *e, const struct model_exit *m
 
     e->width = (size_t)me->adapter_width;
     if ((rc = add_vector(l, &e->map_bias, me->map_bias)) ||
-        (rc = add_matrix(l, &e->map, me->map)) ||
-        (rc = add_matrix(l, &e->gate, me->gate)) || (rc = add_matrix(l, &e->up, me->up)))
+        (rc = add_matrix(l, &e->map, me->map)) || !me->gate)
+        return rc;
+    if ((rc = add_matrix(l, &e->gate, me->gate)) || (rc = add_matrix(l, &e->up, me->up)))
         return rc;
     return add_matrix(l, &e->down, me->down);
 }

@@ -73,6 +73,8 @@ static void
 add_exit(struct bench_case *c, const struct model_exit *e, double rows)
 {
     add_cost(c, e->map, rows);
+    if (e->adapter_width == 0)
+        return;
     add_cost(c, e->gate, rows);
     add_cost(c, e->up, rows);
     add_cost(c, e->down, rows);

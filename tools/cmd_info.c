@@ -220,7 +220,9 @@ print_exits(const struct info *in)
         const struct model_exit *e = &m->exits[i];
 
         printf("               after block %2d: %s", e->layer, kind_name(e->kind));
-        if (e->kind == MODEL_EXIT_MLP)
+        if (e->kind == MODEL_EXIT_MLP && e->adapter_width == 0)
+            printf(", affine");
+        else if (e->kind == MODEL_EXIT_MLP)
             printf(", %d wide", e->adapter_width);
         if (partition_exit_bytes(e) > 0)
             printf(", %s", units_bytes(a, (double)partition_exit_bytes(e)));

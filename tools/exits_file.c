@@ -127,7 +127,7 @@ add_exit(struct job *j, int i, struct err *err)
     int rc;
 
     for (int k = 0; x->kind == MODEL_EXIT_MLP && k < PARTS_OF_EXIT; k++) {
-        if ((rc = add_matrix(j, matrices[k], err)))
+        if (matrices[k] && (rc = add_matrix(j, matrices[k], err)))
             return rc;
     }
     if (x->kind == MODEL_EXIT_MLP)
@@ -231,7 +231,9 @@ add_adapter(struct gguf_writer *w, const struct exits_adapters *a, int i, void *
                           err)) ||
         (rc = add_trained(w, l, "map.bias", GGUF_F32, x->bias, 1, x->d, 1, &data[1],
                           err)) ||
-        (rc = add_trained(w, l, "gate.weight", a->type, x->gate, x->w, x->d, 2, &data[2],
+        x->w == 0)
+        return rc;
+    if ((rc = add_trained(w, l, "gate.weight", a->type, x->gate, x->w, x->d, 2, &data[2],
                           err)) ||
         (rc = add_trained(w, l, "up.weight", a->type, x->up, x->w, x->d, 2, &data[3],
                           err)))

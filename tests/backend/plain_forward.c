@@ -199,7 +199,9 @@ adapter(struct plain *s, const struct model_exit *e)
         return;
     rms(h, s->x, NULL, d, s->n, 1e-5);
     product(z, e->map, s->x, s->n);
-    gated(y, e->gate, e->up, e->down, h, s->n);
+    memset(y, 0, n * d * sizeof(*y));
+    if (e->gate)
+        gated(y, e->gate, e->up, e->down, h, s->n);
     for (size_t i = 0; i < n * d; i++)
         s->x[i] = z[i] + (double)bias[i % d] + y[i];
     free(mem);

@@ -88,7 +88,7 @@ static const struct shape {
 
 /* The shape's model with exits of a kind after block 1 and the last but one. */
 static struct model *
-make_model_of(const struct shape *s, enum synth_exit_kind kind)
+make_model_with(const struct shape *s, enum synth_exit_kind kind, int width)
 {
     struct synth_params p = s->p;
     int layers[2] = { 1, p.n_layers - 1 };
@@ -98,10 +98,16 @@ make_model_of(const struct shape *s, enum synth_exit_kind kind)
     p.n_ctx = 400;
     p.seed = 77;
     if (synth_model(&p, MODEL, &err) != 0 ||
-        synth_exits_of(&p, kind, MODEL, layers, 2, 64, EXITS, &err) != 0 ||
+        synth_exits_of(&p, kind, MODEL, layers, 2, width, EXITS, &err) != 0 ||
         model_open(&m, MODEL, EXITS, &err) != 0)
         fail_msg("%s: %s", s->what, err.text);
     return m;
+}
+
+static struct model *
+make_model_of(const struct shape *s, enum synth_exit_kind kind)
+{
+    return make_model_with(s, kind, 64);
 }
 
 static struct model *
@@ -176,6 +182,23 @@ test_same_bits(void **state)
         struct model *m = make_model(&shapes[i]);
 
         same_bits(m, 50);
+        drop_model(m);
+    }
+}
+
+/* Adapters without a gated part, through the whole suite. */
+static void
+test_affine_exits(void **state)
+{
+    struct suite s = { .open = backend_cpu_open, .n_tokens = 41 };
+
+    (void)state;
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        struct model *m = make_model_with(&shapes[i], SYNTH_EXIT_MLP, 0);
+
+        s.model = m;
+        s.options.n_threads = 1 + (int)(i % 2);
+        suite_run(&s);
         drop_model(m);
     }
 }
@@ -456,12 +479,15 @@ test_plain(void **state)
             compare_plain(&shapes[i], m, b, e);
         backend_close(b);
         drop_model(m);
-        m = make_model_of(&shapes[i], SYNTH_EXIT_OWN);
-        assert_int_equal(backend_cpu_open(&b, m, &o, NULL), 0);
-        for (int e = 0; e < m->n_exits; e++)
-            compare_plain(&shapes[i], m, b, e);
-        backend_close(b);
-        drop_model(m);
+        for (int k = 0; k < 2; k++) {
+            m = k == 0 ? make_model_of(&shapes[i], SYNTH_EXIT_OWN)
+                       : make_model_with(&shapes[i], SYNTH_EXIT_MLP, 0); /* affine */
+            assert_int_equal(backend_cpu_open(&b, m, &o, NULL), 0);
+            for (int e = 0; e < m->n_exits; e++)
+                compare_plain(&shapes[i], m, b, e);
+            backend_close(b);
+            drop_model(m);
+        }
     }
 }
 
@@ -619,12 +645,19 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_suite),         cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_own_exits),     cmocka_unit_test(test_own_exits_memory),
-        cmocka_unit_test(test_plain),         cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_times),         cmocka_unit_test(test_options),
-        cmocka_unit_test(test_real_model),    cmocka_unit_test(test_packing_off),
-        cmocka_unit_test(test_packing_cache), cmocka_unit_test(test_cache_files),
+        cmocka_unit_test(test_suite),
+        cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_affine_exits),
+        cmocka_unit_test(test_own_exits),
+        cmocka_unit_test(test_own_exits_memory),
+        cmocka_unit_test(test_plain),
+        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_times),
+        cmocka_unit_test(test_options),
+        cmocka_unit_test(test_real_model),
+        cmocka_unit_test(test_packing_off),
+        cmocka_unit_test(test_packing_cache),
+        cmocka_unit_test(test_cache_files),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -544,6 +544,8 @@ test_bad_exits(void **state)
     exits_refused(&(struct edit){ .layers = zero }, CE_EFORMAT, "layers");
     exits_refused(&(struct edit){ .drop_tensor = "exit.1.gate.weight" }, CE_EFORMAT,
                   "exit.1.gate.weight");
+    exits_refused(&(struct edit){ .drop_tensor = "exit.1.down.weight" }, CE_EFORMAT,
+                  "exit.1.down.weight");
     exits_refused(&(struct edit){ .drop_tensor = "exit.3.map.bias" }, CE_EFORMAT,
                   "exit.3.map.bias");
     exits_refused(&(struct edit){ .tensor = "exit.3.down.weight",
