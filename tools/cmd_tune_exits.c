@@ -25,7 +25,7 @@
 #include "tools/screen_check.h"
 #include "tools/screen_fit.h"
 #include "tools/screen_rows.h"
-#include "tools/units.h"
+#include "tools/tune_report.h"
 
 #define MAX_FIT   30000 /* rows that screens are fitted to */
 #define MAX_CHECK 10000 /* held-out rows that exits are judged on */
@@ -51,8 +51,7 @@ struct tune_exits {
     struct screen_rows screen_rows;
     struct screen_check checks[MODEL_MAX_EXITS * SCREEN_CHECK_THETAS];
     struct threads *pool;
-    size_t n_rows, n_held, n_steps, file_bytes;
-    double collect_seconds, train_seconds;
+    struct tune_report report;
 };
 
 static volatile sig_atomic_t interrupted;
@@ -176,7 +175,10 @@ get_rows(struct tune_exits *t, struct err *err)
         (rc = take_rows(t, recipe, &taken, err)))
         return rc;
     if (taken) {
-        fprintf(stderr, "%s: taken again\n", t->rows_path);
+        fprintf(stderr, "%s: taken again%s\n", t->rows_path,
+                exit_rows_shape(t->rows)->cut_short
+                    ? "; they are of an interrupted run: remove the file to collect all"
+                    : "");
         return 0;
     }
     rc = exit_collect_run(&c, recipe, t->rows_path, &t->rows, err);
@@ -192,10 +194,10 @@ collect(struct tune_exits *t, struct err *err)
     int64_t start = clock_us();
     int rc = get_rows(t, err);
 
-    t->collect_seconds = (double)(clock_us() - start) / 1e6;
+    t->report.collect_seconds = (double)(clock_us() - start) / 1e6;
     if (rc == 0) {
-        t->n_rows = exit_rows_count(t->rows, false);
-        t->n_held = exit_rows_count(t->rows, true);
+        t->report.n_rows = exit_rows_count(t->rows, false);
+        t->report.n_held = exit_rows_count(t->rows, true);
     }
     backend_close(t->loaded.backend);
     t->loaded.backend = NULL;
@@ -223,13 +225,14 @@ train(struct tune_exits *t, struct err *err)
         p.widths[i] = t->widths.v[t->widths.n == 1 ? 0 : i];
         p.steps[i] = (size_t)t->steps.v[t->steps.n == 1 ? 0 : i];
     }
-    rc = exit_tune_run(t->adapters, &t->n_steps, t->loaded.model, t->rows, &p, err);
-    t->train_seconds = (double)(clock_us() - start) / 1e6;
+    rc =
+        exit_tune_run(t->adapters, &t->report.n_steps, t->loaded.model, t->rows, &p, err);
+    t->report.train_seconds = (double)(clock_us() - start) / 1e6;
     if (rc == 0 && interrupted)
         rc = err_set(err, CE_ECLOSED,
                      "interrupted after %zu steps; %s holds what was learnt, and "
                      "--resume goes on",
-                     t->n_steps, t->state);
+                     t->report.n_steps, t->state);
     return rc;
 }
 
@@ -241,8 +244,8 @@ write_adapters(const struct tune_exits *t, struct err *err)
                                 .layers = t->layers.v,
                                 .adapters = t->adapters,
                                 .type = t->type,
-                                .n_rows = t->n_rows,
-                                .n_steps = t->n_steps,
+                                .n_rows = t->report.n_rows,
+                                .n_steps = t->report.n_steps,
                                 .seed = t->seed };
 
     return exits_file_write_adapters(&a, t->trained, err);
@@ -304,7 +307,7 @@ finish(struct tune_exits *t, struct err *err)
         (!t->no_screens && (rc = fit_screens(t, err))) || (rc = write_exits(t, err)) ||
         (rc = load_with(t, t->out, err)))
         return rc;
-    t->file_bytes = gguf_size_bytes(t->loaded.model->exits_file);
+    t->report.file_bytes = gguf_size_bytes(t->loaded.model->exits_file);
     if (!t->no_screens)
         rc = screen_check_run(t->checks, t->loaded.backend, &t->screen_rows, err);
     return rc;
@@ -332,6 +335,20 @@ run(struct tune_exits *t, struct err *err)
     return 0;
 }
 
+/* What the pages need besides the figures that were counted on the way. */
+static void
+fill_report(struct tune_exits *t)
+{
+    t->report.file = t->collect_only ? t->rows_path : t->out;
+    if (t->collect_only)
+        return;
+    t->report.n_exits = t->layers.n;
+    t->report.layers = t->layers.v;
+    t->report.adapters = t->adapters;
+    t->report.judged = t->judged;
+    t->report.checks = t->no_screens ? NULL : t->checks;
+}
+
 static void
 release(struct tune_exits *t)
 {
@@ -347,87 +364,6 @@ release(struct tune_exits *t)
     mem_free(t->own_rows);
     mem_free(t->state);
     mem_free(t->trained);
-}
-
-/* ---- output ---- */
-
-static json_t *
-exit_json(const struct tune_exits *t, int i)
-{
-    const struct exit_judgement *j = &t->judged[i];
-    json_t *screens = json_array();
-
-    for (int k = 0; !t->no_screens && k < SCREEN_CHECK_THETAS; k++) {
-        const struct screen_check *c = &t->checks[i * SCREEN_CHECK_THETAS + k];
-
-        json_array_append_new(
-            screens, json_pack("{s:f, s:I, s:I, s:I, s:I}", "theta", (double)c->theta,
-                               "above", (json_int_t)c->n_above, "above_kept",
-                               (json_int_t)c->n_kept, "below", (json_int_t)c->n_below,
-                               "below_turned_away", (json_int_t)c->n_turned));
-    }
-    return json_pack("{s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:o}", "layer", t->layers.v[i],
-                     "width", (json_int_t)t->adapters[i].w, "loss", t->adapters[i].loss,
-                     "agreement", j->agreement, "theta", (double)j->theta, "exit_rate",
-                     j->exit_rate, "precision", j->precision, "screen", screens);
-}
-
-static json_t *
-result_json(const struct tune_exits *t)
-{
-    json_t *list = json_array();
-
-    for (int i = 0; !t->collect_only && i < t->layers.n; i++)
-        json_array_append_new(list, exit_json(t, i));
-    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:o}", "file",
-                     t->collect_only ? t->rows_path : t->out, "file_bytes",
-                     (json_int_t)t->file_bytes, "rows_trained", (json_int_t)t->n_rows,
-                     "rows_held_out", (json_int_t)t->n_held, "steps",
-                     (json_int_t)t->n_steps, "collect_seconds", t->collect_seconds,
-                     "train_seconds", t->train_seconds, "exits", list);
-}
-
-/* Of all the screen's checks the one at the threshold suggested. */
-static const struct screen_check *
-screen_at(const struct tune_exits *t, int i)
-{
-    const struct screen_check *c = &t->checks[i * SCREEN_CHECK_THETAS];
-    int k = 0;
-
-    while (k < SCREEN_CHECK_THETAS - 1 && c[k].theta < t->judged[i].theta)
-        k++;
-    return &c[k];
-}
-
-static void
-print_result(const struct tune_exits *t)
-{
-    char a[UNITS_TEXT], b[UNITS_TEXT];
-
-    if (t->collect_only) {
-        printf("%s: %s rows to train on, %s held out, in %.0f s\n", t->rows_path,
-               units_count(a, t->n_rows), units_count(b, t->n_held), t->collect_seconds);
-        return;
-    }
-    printf("%s: %s; ", t->out, units_bytes(a, (double)t->file_bytes));
-    printf("%s rows, %s held out; %zu steps; %.0f s and %.0f s\n\n",
-           units_count(a, t->n_rows), units_count(b, t->n_held), t->n_steps,
-           t->collect_seconds, t->train_seconds);
-    printf(
-        "after block  width   loss  agrees  theta   exits  right  screen: turned away, "
-        "kept\n");
-    for (int i = 0; i < t->layers.n; i++) {
-        const struct exit_judgement *j = &t->judged[i];
-        const struct screen_check *c = screen_at(t, i);
-
-        printf("%11d  %5zu  %5.3f  %5.1f%%   %.2f  %5.1f%%  %4.1f%%", t->layers.v[i],
-               t->adapters[i].w, t->adapters[i].loss, 100 * j->agreement,
-               (double)j->theta, 100 * j->exit_rate, 100 * j->precision);
-        if (!t->no_screens && c->n_below > 0 && c->n_above > 0)
-            printf("  %18.1f%%  %4.1f%%", 100 * (double)c->n_turned / (double)c->n_below,
-                   100 * (double)c->n_kept / (double)c->n_above);
-        putchar('\n');
-    }
 }
 
 /* ---- the command line ---- */
@@ -536,7 +472,8 @@ parse(struct tune_exits *t, int argc, char **argv, int *status)
         { "top", 0, OPTIONS_INT, &t->n_top, "N",
           "likeliest tokens that a row keeps (default 64)", 1, BACKEND_MAX_TOP },
         { "width", 0, OPTIONS_LIST, &t->widths, "W,W",
-          "of the adapters, multiples of 32: one, or each (default 1152)", 32, 1 << 16 },
+          "of the adapters, multiples of 32, 0: affine; one, or each (default 1152)", 0,
+          1 << 16 },
         { "steps", 0, OPTIONS_LIST, &t->steps, "N,N",
           "at most: one, or each exit's (default 12000)", 1, 1 << 24 },
         { "batch", 0, OPTIONS_INT, &t->batch, "N", "rows of a step (default 192)", 1,
@@ -603,10 +540,11 @@ cmd_tune_exits(int argc, char **argv)
 
     if (parse(&t, argc, argv, &status)) {
         rc = run(&t, &err);
+        fill_report(&t);
         if (rc == 0 && t.json)
-            rc = command_print_json(result_json(&t), true, &err);
+            rc = command_print_json(tune_report_json(&t.report), true, &err);
         else if (rc == 0)
-            print_result(&t);
+            tune_report_print(&t.report);
         status = rc == 0 ? COMMAND_OK : command_failed("tune-exits", &err);
     }
     release(&t);

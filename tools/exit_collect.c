@@ -441,8 +441,11 @@ exit_collect_run(const struct exit_collect *c, const uint8_t recipe[32], const c
 
     *out = NULL;
     if ((rc = prepare(&k, err)) == 0 && (rc = create_rows(&k, recipe, path, err)) == 0 &&
-        (rc = run_windows(&k, err)) == 0 && (rc = run_answers(&k, err)) == 0 &&
-        (rc = exit_rows_finish(k.rows, err)) == 0 &&
+        (rc = run_windows(&k, err)) == 0)
+        rc = run_answers(&k, err);
+    if (rc == 0 && stopped(&k))
+        exit_rows_cut_short(k.rows);
+    if (rc == 0 && (rc = exit_rows_finish(k.rows, err)) == 0 &&
         (rc = check_rows(&k, path, err)) == 0) {
         *out = k.rows;
         k.rows = NULL;

@@ -35,7 +35,8 @@ struct head {
     uint32_t d_model, n_vocab, n_top;
     uint8_t fingerprint[32], recipe[32];
     uint64_t n_rows, n_summed;
-    uint8_t spare[80];
+    uint32_t cut_short;
+    uint8_t spare[76];
 };
 _Static_assert(sizeof(struct head) == 256, "of the file");
 
@@ -319,6 +320,7 @@ make_head(const struct exit_rows *r)
                       .d_model = (uint32_t)s->d_model,
                       .n_vocab = (uint32_t)s->n_vocab,
                       .n_top = (uint32_t)s->n_top,
+                      .cut_short = s->cut_short,
                       .n_rows = r->n_rows,
                       .n_summed = r->n_summed };
 
@@ -328,6 +330,12 @@ make_head(const struct exit_rows *r)
     memcpy(h.fingerprint, s->fingerprint, sizeof(h.fingerprint));
     memcpy(h.recipe, s->recipe, sizeof(h.recipe));
     return h;
+}
+
+void
+exit_rows_cut_short(struct exit_rows *r)
+{
+    r->shape.cut_short = true;
 }
 
 int
@@ -401,7 +409,8 @@ shape_of(struct exit_rows_shape *s, const struct head *h, const char *path,
     *s = (struct exit_rows_shape){ .n_exits = (int)h->n_exits,
                                    .d_model = (int)h->d_model,
                                    .n_vocab = (int)h->n_vocab,
-                                   .n_top = (int)h->n_top };
+                                   .n_top = (int)h->n_top,
+                                   .cut_short = h->cut_short != 0 };
     for (uint32_t i = 0; i < h->n_exits; i++) {
         if (h->layers[i] > INT32_MAX)
             return err_set(err, CE_EFORMAT, "%s: its header is damaged", path);

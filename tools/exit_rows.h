@@ -47,6 +47,7 @@ struct exit_rows_shape {
     uint8_t fingerprint[32]; /* the model's (model.h) */
     uint8_t recipe[32];      /* of what made the rows: data, options, seed. Equal recipes
                                 give equal rows, so an old file can be taken again */
+    bool cut_short;          /* there are fewer than the recipe would give */
 };
 
 struct exit_rows;
@@ -65,6 +66,9 @@ int exit_rows_add(struct exit_rows *r, const float *const *states, const float *
 
 /* Rows so far, of both kinds. */
 size_t exit_rows_written(const struct exit_rows *r);
+
+/* To be said before exit_rows_finish when not all rows were made. */
+void exit_rows_cut_short(struct exit_rows *r);
 
 /* Write sums and counts, and give the file its name; afterwards the rows can be read. */
 int exit_rows_finish(struct exit_rows *r, struct err *err) CE_MUSTCHECK;

@@ -5,6 +5,7 @@ and is the same for the same seed, rows are taken again, interrupted runs go on,
 mistake that a user can make is one line on stderr and leaves an earlier file alone."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -130,6 +131,55 @@ class Tune(Case):
         info = self.ok("info", self.model)
         self.assertIn("64 wide", info)
         self.assertNotIn("screen", info)
+
+    def test_affine(self):
+        self.ok(*self.args("-o", self.out, "--no-screens", "--width", "0,32"))
+        info = self.ok("info", self.model)
+        self.assertRegex(info, "block  1: .*, affine")
+        self.assertRegex(info, "block  2: .*, 32 wide")
+        answers = self.ok("eval-exits", self.model, "--prompts", self.jsonl(), "--no-frontier")
+        self.assertIn("exit after block 1", answers)
+
+    def jsonl(self):
+        path = self.dir / "p.jsonl"
+        path.write_text(json.dumps({"prompt": "Name a colour."}) + "\n")
+        return path
+
+    def run_until(self, args, pattern):
+        """Start the tool, and interrupt it when its progress says the pattern."""
+        p = subprocess.Popen([TOOL, *map(str, args)], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE)
+        said = b""
+        while not re.search(pattern, said):
+            more = os.read(p.stderr.fileno(), 4096)
+            self.assertTrue(more, said)
+            said += more
+        p.send_signal(signal.SIGINT)
+        out, rest = p.communicate(timeout=120)
+        return p.returncode, out, said + rest
+
+    def test_resumed_is_as_if_never_interrupted(self):
+        args = self.args("-o", self.out, "--steps", "4000", "--no-screens")
+        self.ok(*args)
+        whole = self.out.read_bytes()
+        self.out.unlink()
+        code, out, said = self.run_until(args, rb"training .* [1-9][0-9]*/4000")
+        self.assertEqual(code, 1, said)
+        self.assertFalse(self.out.exists())
+        self.ok(*args, "--resume")
+        self.assertEqual(self.out.read_bytes(), whole)
+
+    def test_interrupted_rows_say_so(self):
+        rows = self.dir / "m.exits.gguf.cut"
+        args = self.args("--rows", rows, "--self", self.prompts, "--tokens", 400000,
+                         "--answer-tokens", 30)
+        code, out, said = self.run_until((*args, "--collect-only"),
+                                         rb"answering .* [0-9]+[0-9]{3}/")
+        self.assertEqual(code, 0, said)
+        self.assertIn(b"interrupted: going on", said)
+        r = tool(*args, "-o", self.out, "--no-screens")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertIn("of an interrupted run", r.stderr)
 
     def test_interrupted_runs_go_on(self):
         self.out.write_bytes(b"an earlier one")
