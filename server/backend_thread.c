@@ -4,8 +4,8 @@
  * A step: what is runnable (content.c), who gets how many rows (scheduler.c),
  * rows decoded into one buffer, one backend_run per layer range (agents may cut
  * the model at different exits; GENERATE runs all of it), results back to
- * content.c. Sequences that want different top counts share a step: it computes
- * the most that anyone asked for.
+ * content.c, the time of all backend_runs to the scheduler's cost model. Sequences that
+ * want different top counts share a step: it computes the most that anyone asked for.
  *
  * When a step fails, its sequences are tried one at a time, so that only the
  * one at fault ends. Buffers are allocated once, at start.
@@ -33,8 +33,16 @@ struct backend_thread {
     pthread_t thread;
     struct work_msg stop;
     bool stopping;
+    bool idle;  /* the last plan was empty: nothing to do before mail or a deadline */
+    bool eager; /* the present step is of rows that nobody asked for */
 
     struct content *content;
+    struct scheduler *scheduler;
+    struct { /* what ran of the present step */
+        uint32_t rows;
+        double positions;
+        int64_t us;
+    } ran;
     /* One step's worth; n = step_rows at most. */
     struct content_work *candidates; /* [max_seqs] */
     struct scheduler_item *shares;   /* [max_seqs] */
@@ -46,7 +54,8 @@ struct backend_thread {
     struct head_result *results;     /* [n] */
     size_t *row_of;                  /* [n] first row of a run in the buffers */
 
-    _Atomic size_t seqs, rows, content_bytes, kv_bytes;
+    _Atomic size_t seqs, rows, content_bytes, kv_bytes, runnable, step_rows;
+    _Atomic double step_cost_us[COST_N];
 };
 
 /* ---- hooks of the content manager ---- */
@@ -131,30 +140,69 @@ hook_answered(void *arg, int64_t asked_us, int64_t ready_us, int64_t start_us,
 
 /* ---- one step ---- */
 
+/* Eager work must not take the memory that requests will need. */
+static bool
+room_for_eager(struct backend_thread *t)
+{
+    size_t budget = t->config.backend->info.kv_budget_bytes;
+
+    return budget == 0 || backend_kv_bytes(t->config.backend, -1) < budget / 2;
+}
+
+/* What is runnable, as the scheduler sees it. */
+static size_t
+list_items(struct backend_thread *t)
+{
+    size_t i, n_items = 0;
+    size_t n = content_runnable(t->content, t->candidates, t->config.max_seqs);
+    bool eager = room_for_eager(t);
+
+    for (i = 0; i < n; i++) {
+        const struct content_work *w = &t->candidates[i];
+        const struct session_link *link = (struct session_link *)(uintptr_t)w->session;
+
+        if (!w->eager || eager)
+            t->shares[n_items++] = (struct scheduler_item){ .tenant = link->tenant,
+                                                            .weight = link->weight,
+                                                            .pos = w->pos,
+                                                            .n_rows = w->n_rows,
+                                                            .since_us = w->since_us,
+                                                            .deadline_us = w->deadline_us,
+                                                            .eager = w->eager,
+                                                            .tag = i };
+    }
+    return n_items;
+}
+
 /* Pick, share, decode. Returns the number of runs. */
 static size_t
 step_plan(struct backend_thread *t)
 {
-    uint32_t budget = t->config.step_rows;
-    size_t n = content_runnable(t->content, t->candidates, t->config.max_seqs);
-    size_t i, n_runs = 0, row = 0;
+    int64_t now_us = clock_us();
+    size_t i, n_runs = 0, row = 0, n = list_items(t);
+    struct scheduler_plan plan = scheduler_plan(t->scheduler, t->shares, n, now_us);
 
+    t->idle = plan.rows == 0;
+    t->eager = plan.eager;
+    if (plan.rows)
+        atomic_store_explicit(&t->step_rows, plan.budget, memory_order_relaxed);
+    if (plan.n_expired) /* the same ones, by the same clock */
+        content_expire(t->content, now_us);
     for (i = 0; i < n; i++) {
-        t->shares[i].since_us = t->candidates[i].since_us;
-        t->shares[i].n_rows = t->candidates[i].n_rows;
-        t->shares[i].tag = i;
-    }
-    scheduler_share(t->shares, n, budget);
-    for (i = 0; i < n && t->shares[i].share > 0; i++) {
+        const struct scheduler_item *item = &t->shares[i];
         struct content_run *run = &t->runs[n_runs];
+        uint32_t n_rows = 0;
 
-        if (content_run_begin(t->content, t->candidates[t->shares[i].tag].seq,
-                              t->shares[i].share,
-                              t->hidden + row * (size_t)t->config.backend->info.d_model,
-                              t->tokens + row, run) < 0)
+        if (item->share == 0)
             continue;
-        t->row_of[n_runs++] = row;
-        row += run->n_rows;
+        if (content_run_begin(t->content, t->candidates[item->tag].seq, item->share,
+                              t->hidden + row * (size_t)t->config.backend->info.d_model,
+                              t->tokens + row, run) == 0) {
+            n_rows = run->n_rows;
+            t->row_of[n_runs++] = row;
+            row += n_rows;
+        }
+        scheduler_refund(t->scheduler, item->tenant, item->share - n_rows);
     }
     return n_runs;
 }
@@ -192,6 +240,8 @@ count_step(struct backend_thread *t, const size_t *runs, size_t n, int64_t took_
         n_rows += run->n_rows;
     }
     metrics_step(t->config.metrics, n_rows, took_us);
+    if (t->eager)
+        metrics_add(t->config.metrics, METRICS_EAGER_ROWS, (int64_t)n_rows);
 }
 
 /* Run items [0, n), all of one range. */
@@ -240,6 +290,21 @@ run_failed(struct backend_thread *t, const struct content_run *run, int rc,
         content_run_failed(t->content, run, rc, err->text, 0);
 }
 
+/* For the cost model; a step of several ranges counts as one. Failures do not. */
+static void
+count_ran(struct backend_thread *t, size_t n, int64_t us)
+{
+    size_t i;
+
+    for (i = 0; i < n; i++) {
+        const struct content_run *run = &t->runs[t->item_run[i]];
+
+        t->ran.rows += run->n_rows;
+        t->ran.positions += cost_positions(run->pos, run->n_rows);
+    }
+    t->ran.us += us;
+}
+
 /* The step of one layer range: all at once, or else each alone. */
 static void
 step_range(struct backend_thread *t, size_t n)
@@ -252,6 +317,7 @@ step_range(struct backend_thread *t, size_t n)
     if (rc == 0) {
         int64_t now_us = clock_us();
 
+        count_ran(t, n, now_us - start_us);
         for (i = 0; i < n; i++)
             content_run_done(t->content, &t->runs[t->item_run[i]],
                              t->results + t->row_of[t->item_run[i]], start_us, now_us);
@@ -281,6 +347,7 @@ step(struct backend_thread *t)
     size_t done = 0, i;
     int layer_from = -1;
 
+    memset(&t->ran, 0, sizeof(t->ran));
     while (done < n_runs) { /* ranges in ascending order, each once */
         int next = INT32_MAX;
         size_t n = 0;
@@ -297,6 +364,7 @@ step(struct backend_thread *t)
         step_range(t, n);
         done += n;
     }
+    scheduler_ran(t->scheduler, t->ran.rows, t->ran.positions, (double)t->ran.us);
 }
 
 /* ---- the loop ---- */
@@ -344,6 +412,13 @@ handle(struct backend_thread *t, struct work_msg *w)
 static void
 publish(struct backend_thread *t)
 {
+    const struct cost_model *cost = scheduler_cost(t->scheduler);
+    int i;
+
+    for (i = 0; i < COST_N; i++)
+        atomic_store_explicit(&t->step_cost_us[i], cost->us[i], memory_order_relaxed);
+    atomic_store_explicit(&t->runnable, content_n_runnable(t->content),
+                          memory_order_relaxed);
     atomic_store_explicit(&t->seqs, content_n_seqs(t->content), memory_order_relaxed);
     atomic_store_explicit(&t->rows, content_rows(t->content), memory_order_relaxed);
     atomic_store_explicit(&t->content_bytes, content_bytes(t->content),
@@ -362,7 +437,7 @@ thread_main(void *arg)
         int64_t deadline_us = content_expire(t->content, clock_us());
 
         publish(t);
-        if (content_n_runnable(t->content) > 0) {
+        if (content_n_runnable(t->content) > 0 && !t->idle) {
             m = mailbox_take_all(t->work);
         } else {
             int64_t left_us = deadline_us - clock_us();
@@ -391,6 +466,7 @@ thread_free(struct backend_thread *t)
     struct mailbox_msg *m, *next;
 
     content_free(t->content);
+    scheduler_free(t->scheduler);
     for (m = t->work ? mailbox_take_all(t->work) : NULL; m; m = next) {
         next = m->next;
         if (((struct work_msg *)m)->kind != WORK_STOP)
@@ -438,7 +514,11 @@ backend_thread_start(struct backend_thread **out,
                                  .n_vocab = (uint32_t)info->n_vocab,
                                  .n_ctx = (uint32_t)info->n_ctx,
                                  .window = config->window,
-                                 .n_layers = info->n_layers };
+                                 .n_layers = info->n_layers,
+                                 .eager = config->eager };
+    struct scheduler_config sc = { .step_budget_us = config->step_budget_us,
+                                   .max_rows = config->step_rows,
+                                   .max_items = config->max_seqs };
     struct content_hooks hooks = { NULL,          hook_reply,
                                    hook_kv_open,  hook_kv_truncate,
                                    hook_kv_close, hook_pick,
@@ -456,6 +536,8 @@ backend_thread_start(struct backend_thread **out,
     rc = mailbox_new(&t->work, err);
     if (rc == 0)
         rc = content_new(&t->content, &cc, &hooks, err);
+    if (rc == 0)
+        rc = scheduler_new(&t->scheduler, &sc, err);
     if (rc == 0 && !alloc_buffers(t))
         rc = err_set(err, CE_ENOMEM, "backend thread: no memory for steps of %u rows",
                      config->step_rows);
@@ -492,6 +574,13 @@ backend_thread_stop(struct backend_thread *t)
 void
 backend_thread_figures(struct backend_thread *t, struct backend_thread_figures *out)
 {
+    int i;
+
+    for (i = 0; i < COST_N; i++)
+        out->step_cost_us[i] =
+            atomic_load_explicit(&t->step_cost_us[i], memory_order_relaxed);
+    out->runnable = atomic_load_explicit(&t->runnable, memory_order_relaxed);
+    out->step_rows = atomic_load_explicit(&t->step_rows, memory_order_relaxed);
     out->seqs = atomic_load_explicit(&t->seqs, memory_order_relaxed);
     out->rows = atomic_load_explicit(&t->rows, memory_order_relaxed);
     out->content_bytes = atomic_load_explicit(&t->content_bytes, memory_order_relaxed);

@@ -14,6 +14,7 @@
 
 #include "common/error.h"
 #include "engine/backend.h"
+#include "server/cost_model.h"
 #include "server/handover.h"
 
 struct metrics;
@@ -24,9 +25,11 @@ struct backend_thread_config {
     struct backend *backend;           /* taken: closed by stop */
     const struct tokenizer *tokenizer; /* end tokens of GENERATE; NULL without */
     uint32_t window;                   /* rows a sequence may have waiting */
-    uint32_t step_rows;                /* rows of a step, >= 1 */
-    uint32_t max_seqs;                 /* in all */
-    struct metrics *metrics;           /* borrowed, outlives the thread; NULL: none */
+    uint32_t step_rows;                /* most rows of a step, >= 1 */
+    int64_t step_budget_us;            /* time of a step; 0: step_rows alone counts */
+    enum content_eager eager;
+    uint32_t max_seqs;       /* in all */
+    struct metrics *metrics; /* borrowed, outlives the thread; NULL: none */
 };
 
 /* `replies` is borrowed and outlives the thread. On failure the backend is
@@ -45,6 +48,9 @@ void backend_thread_stop(struct backend_thread *t);
 /* What is held, as of the last turn; any thread. */
 struct backend_thread_figures {
     size_t seqs, rows, content_bytes, kv_bytes;
+    size_t runnable;             /* sequences with something to compute */
+    size_t step_rows;            /* that the last step could have had */
+    double step_cost_us[COST_N]; /* learnt: of a step, a row, a position */
 };
 void backend_thread_figures(struct backend_thread *t, struct backend_thread_figures *out);
 

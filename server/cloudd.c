@@ -139,6 +139,8 @@ open_compute(struct cloudd *c, struct err *err)
     const struct server_conf *conf = c->conf;
     struct backend_thread_config bt = { .window = (uint32_t)conf->window,
                                         .step_rows = (uint32_t)conf->step_rows,
+                                        .step_budget_us = conf->step_budget_ms * 1000,
+                                        .eager = (enum content_eager)conf->eager,
                                         .max_seqs = (uint32_t)conf->max_seqs,
                                         .metrics = &c->metrics };
     int rc = model_open(&c->model, conf->model, conf->exits, err);
@@ -320,6 +322,9 @@ look(void *arg, struct metrics_view *v)
     v->seqs = f.seqs;
     v->rows = f.rows;
     v->content_bytes = f.content_bytes;
+    v->runnable = f.runnable;
+    v->step_rows = f.step_rows;
+    memcpy(v->step_cost_us, f.step_cost_us, sizeof(v->step_cost_us));
     v->kv_bytes = f.kv_bytes;
     v->kv_page_bytes = c->info.kv_page_bytes;
     v->kv_budget = c->info.kv_budget_bytes;

@@ -2,13 +2,10 @@
  * content.c - sequences and the frames that steer them; see content.h.
  *
  * Why:   keeping rows is content_rows.c's job, deciding what to run
- *        content_run.c's. This file opens and ends sequences, keeps the three
- *        lists (all, ready, waiting for a deadline) and the table by number,
- *        and applies INFER, TRUNCATE, CANCEL, NEED and credit.
+ *        content_run.c's, who is runnable content_lists.c's. This file opens and
+ *        ends sequences, keeps the table by number, and applies INFER, TRUNCATE,
+ *        CANCEL, NEED and credit.
  * Owns:  every sequence, with its chunks and KV handle.
- * Lists: after each frame content_refresh decides whether the sequence has
- *        something to compute; so a step costs what is runnable, not what is
- *        connected.
  */
 #include "server/content.h"
 
@@ -20,35 +17,6 @@
 #include "server/content_internal.h"
 
 #define FIRST_BUCKETS 64
-
-static void
-list_init(struct content_link *l)
-{
-    l->prev = l->next = l;
-}
-
-static bool
-list_linked(const struct content_link *l)
-{
-    return l->next != l;
-}
-
-static void
-list_add(struct content_link *head, struct content_link *l)
-{
-    l->prev = head->prev;
-    l->next = head;
-    head->prev->next = l;
-    head->prev = l;
-}
-
-static void
-list_remove(struct content_link *l)
-{
-    l->prev->next = l->next;
-    l->next->prev = l->prev;
-    list_init(l);
-}
 
 /* ---- the table ---- */
 
@@ -127,9 +95,9 @@ content_new(struct content **out, const struct content_config *config,
         mem_free(c);
         return err_set(err, CE_ENOMEM, "content manager: no memory");
     }
-    list_init(&c->all);
-    list_init(&c->ready);
-    list_init(&c->waiting);
+    content_list_init(&c->all);
+    content_list_init(&c->ready);
+    content_list_init(&c->waiting);
     *out = c;
     return 0;
 }
@@ -152,11 +120,11 @@ seq_free(struct content *c, struct content_seq *s)
     gen_free(c, s);
     if (s->kv >= 0)
         c->hooks.kv_close(c->hooks.arg, s->kv);
-    if (list_linked(&s->ready))
+    if (content_list_linked(&s->ready))
         c->n_ready--;
-    list_remove(&s->ready);
-    list_remove(&s->waiting);
-    list_remove(&s->all);
+    content_list_remove(&s->ready);
+    content_list_remove(&s->waiting);
+    content_list_remove(&s->all);
     table_remove(c, s);
     c->n_seqs--;
     c->bytes -= sizeof(*s);
@@ -168,7 +136,7 @@ content_free(struct content *c)
 {
     if (!c)
         return;
-    while (list_linked(&c->all))
+    while (content_list_linked(&c->all))
         seq_free(c, CONTENT_SEQ_OF(c->all.next, all));
     mem_free(c->buckets);
     mem_free(c);
@@ -239,9 +207,9 @@ content_open(struct content *c, uint64_t session, const struct frame_open *f,
     s->layer_from = layer_from;
     s->max_pos = f->max_pos;
     s->keep_kv = f->keep_kv;
-    list_init(&s->ready);
-    list_init(&s->waiting);
-    list_add(&c->all, &s->all);
+    content_list_init(&s->ready);
+    content_list_init(&s->waiting);
+    content_list_add(&c->all, &s->all);
     c->n_seqs++;
     c->bytes += sizeof(*s);
     table_put(c, s);
@@ -303,74 +271,6 @@ content_grant(struct content *c, struct content_seq *s, bool force)
     c->hooks.reply(c->hooks.arg, s->session, &f);
 }
 
-/* ---- the lists ---- */
-
-static int64_t
-seq_deadline(const struct content_seq *s)
-{
-    int64_t earliest = s->gen ? s->gen->deadline_us : INT64_MAX;
-    int i;
-
-    for (i = 0; i < s->n_pending; i++)
-        if (s->pending[i].deadline_us < earliest)
-            earliest = s->pending[i].deadline_us;
-    return earliest;
-}
-
-void
-content_refresh(struct content *c, struct content_seq *s, int64_t now_us)
-{
-    bool runnable = content_goal(c, s) > s->consumed;
-    bool waits = seq_deadline(s) != INT64_MAX;
-    int i;
-
-    for (i = 0; i < s->n_pending; i++)
-        if (s->pending[i].pos >= s->next)
-            s->pending[i].ready_us = 0;
-        else if (s->pending[i].ready_us == 0)
-            s->pending[i].ready_us = now_us;
-    if (runnable != list_linked(&s->ready)) {
-        if (runnable) {
-            list_add(&c->ready, &s->ready);
-            s->since_us = now_us;
-            c->n_ready++;
-        } else {
-            list_remove(&s->ready);
-            c->n_ready--;
-        }
-    }
-    if (waits != list_linked(&s->waiting)) {
-        if (waits)
-            list_add(&c->waiting, &s->waiting);
-        else
-            list_remove(&s->waiting);
-    }
-}
-
-int64_t
-content_expire(struct content *c, int64_t now_us)
-{
-    struct content_link *l, *next;
-    int64_t earliest = INT64_MAX;
-
-    for (l = c->waiting.next; l != &c->waiting; l = next) {
-        struct content_seq *s = CONTENT_SEQ_OF(l, waiting);
-        int64_t deadline = seq_deadline(s);
-
-        next = l->next;
-        if (deadline <= now_us)
-            content_seq_fail(c, s, CE_ETIMEOUT, 0,
-                             s->gen ? "GENERATE: the deadline passed"
-                             : s->pending[0].pos >= s->next
-                                 ? "INFER %u: the deadline passed before its rows came"
-                                 : "INFER %u: the deadline passed before its turn",
-                             s->n_pending ? s->pending[0].pos : 0);
-        else if (deadline < earliest)
-            earliest = deadline;
-    }
-    return earliest;
-}
-
 /* ---- INFER, TRUNCATE, CANCEL, NEED ---- */
 
 static void
@@ -393,10 +293,10 @@ infer_refused(struct content *c, struct content_seq *s, const struct frame_infer
     else if (f->pos >= s->max_pos)
         content_seq_fail(c, s, CE_ECONTEXT, 0, "INFER: position %u, but max_pos is %u",
                          f->pos, s->max_pos);
-    else if (f->pos < s->consumed)
+    else if (f->pos < s->answered)
         content_seq_fail(c, s, CE_EINVAL, 0,
-                         "INFER: position %u has been computed already (up to %u)",
-                         f->pos, s->consumed);
+                         "INFER: position %u, but those below %u have had their answers",
+                         f->pos, s->answered);
     else if (s->n_pending && f->pos <= s->pending[s->n_pending - 1].pos)
         content_seq_fail(c, s, CE_EINVAL, 0,
                          "INFER: position %u is not above the pending %u", f->pos,
@@ -422,6 +322,8 @@ content_infer(struct content *c, uint64_t session, const struct frame_infer *f,
         return;
     if (infer_refused(c, s, f))
         return;
+    if (f->pos < s->consumed) /* computed unasked, and the state is gone: once more */
+        content_lost(c, session, f->seq, f->pos, now_us);
     p = &s->pending[s->n_pending++];
     memset(p, 0, sizeof(*p));
     p->pos = f->pos;
@@ -465,6 +367,8 @@ content_truncate(struct content *c, uint64_t session, const struct frame_truncat
     s->cut[s->branch % CONTENT_HISTORY] = f->pos;
     while (s->n_pending && s->pending[s->n_pending - 1].pos >= f->pos)
         s->n_pending--;
+    if (s->answered > f->pos)
+        s->answered = f->pos;
     forget_from(c, s, f->pos);
     if (content_rows_unpark(c, s, now_us))
         content_refresh(c, s, now_us);
@@ -569,46 +473,4 @@ content_generate(struct content *c, uint64_t session, const struct frame_generat
         g->ids[i] = (int32_t)id;
     }
     content_refresh(c, s, now_us);
-}
-
-/* ---- figures ---- */
-
-size_t
-content_bytes(const struct content *c)
-{
-    return c->bytes;
-}
-
-size_t
-content_rows(const struct content *c)
-{
-    return c->rows;
-}
-
-size_t
-content_n_seqs(const struct content *c)
-{
-    return c->n_seqs;
-}
-
-size_t
-content_n_runnable(const struct content *c)
-{
-    return c->n_ready;
-}
-
-size_t
-content_runnable(const struct content *c, struct content_work *out, size_t cap)
-{
-    struct content_link *l;
-    size_t n = 0;
-
-    for (l = c->ready.next; l != &c->ready && n < cap; l = l->next, n++) {
-        struct content_seq *s = CONTENT_SEQ_OF(l, ready);
-
-        out[n].seq = s;
-        out[n].since_us = s->since_us;
-        out[n].n_rows = content_goal(c, s) - s->consumed;
-    }
-    return n;
 }

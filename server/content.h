@@ -13,8 +13,11 @@
  *
  * Consumption: rows wait until an INFER asks (the paper's way). When they fill
  * three quarters of the window and nothing asks, the older part is computed, so
- * that a prompt longer than the window gets through. Rows are freed as soon as they
- * are computed, everything else of a sequence when it ends.
+ * that a prompt longer than the window gets through. With `eager` rows may also be
+ * computed ahead when nobody waits for anything. An INFER that comes too late, for
+ * a position computed unasked, is answered all the same: NEED asks for its rows
+ * again. Rows are freed as soon as they are computed, everything else of a
+ * sequence when it ends.
  *
  * Whatever a peer sends ends at worst its own sequence: an ERROR frame goes to
  * the reply hook and the sequence is gone. No memory does the same.
@@ -47,12 +50,20 @@ struct content_chunk;
 struct content_chunk *content_chunk_new(const struct frame_states *f);
 void content_chunk_free(struct content_chunk *chunk); /* accepts NULL */
 
+/* Which rows may be computed before anybody asks. */
+enum content_eager {
+    CONTENT_EAGER_NEVER,  /* the paper's way */
+    CONTENT_EAGER_PROMPT, /* until a sequence's first answer */
+    CONTENT_EAGER_ALWAYS,
+};
+
 struct content_config {
     size_t d_model;
     uint32_t n_vocab;
     uint32_t n_ctx;  /* most positions of a sequence */
     uint32_t window; /* most rows that may wait, >= CONTENT_MIN_WINDOW */
     int n_layers;    /* sequences run layer_from .. n_layers */
+    enum content_eager eager;
 };
 
 /* How GENERATE wants its tokens. */
@@ -118,8 +129,12 @@ int64_t content_expire(struct content *c, int64_t now_us);
 /* A sequence that has something to compute now. */
 struct content_work {
     struct content_seq *seq; /* valid until it ends */
-    int64_t since_us;        /* when it became so, or last got a share */
-    uint32_t n_rows;         /* rows up to its goal, >= 1 */
+    uint64_t session;
+    int64_t since_us;    /* when it became so, or last got a share */
+    int64_t deadline_us; /* of its requests, the nearest; INT64_MAX: none */
+    uint32_t pos;        /* of the first row */
+    uint32_t n_rows;     /* rows up to its goal, >= 1 */
+    bool eager;          /* nobody asked for them yet */
 };
 
 /* Fill up to `cap` entries, in no particular order; returns how many. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * content_internal.h - the content manager's structs, for its own three files:
+ * content_internal.h - the content manager's structs, for its own four files:
  * content.c (sequences and control frames), content_rows.c (hidden states),
- * content_run.c (what to compute, and the answers).
+ * content_run.c (what to compute, and the answers), content_lists.c (who is
+ * runnable, deadlines).
  */
 #ifndef CE_SERVER_CONTENT_INTERNAL_H
 #define CE_SERVER_CONTENT_INTERNAL_H
@@ -65,7 +66,9 @@ struct content_seq {
 
     int n_pending;
     struct content_pending pending[CONTENT_MAX_PENDING];
-    int64_t since_us; /* runnable since, or the last share */
+    uint32_t answered; /* no INFER below it is right: it had an answer, or is past */
+    int64_t since_us;  /* runnable since, or the last share */
+    bool eager;        /* what is runnable was not asked for */
     int kv;
     struct content_gen *gen; /* NULL unless generating */
     bool generated;          /* a GENERATE ran: no rows, no INFER any more */
@@ -92,6 +95,12 @@ void content_seq_fail(struct content *c, struct content_seq *s, int code,
 struct content_seq *content_seq_find(struct content *c, uint64_t session, uint32_t seq);
 /* Grant credit when enough has been consumed (always, with `force`). */
 void content_grant(struct content *c, struct content_seq *s, bool force);
+
+/* content_lists.c */
+void content_list_init(struct content_link *l);
+bool content_list_linked(const struct content_link *l);
+void content_list_add(struct content_link *head, struct content_link *l);
+void content_list_remove(struct content_link *l);
 /* Bring the ready and waiting lists up to date after any change. */
 void content_refresh(struct content *c, struct content_seq *s, int64_t now_us);
 
@@ -107,7 +116,8 @@ bool content_rows_unpark(struct content *c, struct content_seq *s, int64_t now_u
 uint32_t content_live_below(const struct content_seq *s, uint32_t branch);
 
 /* content_run.c */
-/* One past the last row that should be computed now; == consumed: nothing. */
-uint32_t content_goal(const struct content *c, const struct content_seq *s);
+/* One past the last row that should be computed now; == consumed: nothing. *eager:
+ * nobody asked for it, nor does the window need it. */
+uint32_t content_goal(const struct content *c, const struct content_seq *s, bool *eager);
 
 #endif

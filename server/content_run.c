@@ -10,6 +10,9 @@
  * of the same branch dead, and they are dropped: the agent is about to truncate.
  * When top logits were asked for, the agent samples and only it knows.
  *
+ * Eager rows end below what an INFER may ask for: below a pending one, or EAGER_KEEP
+ * rows behind the newest. They are worth a step from EAGER_MIN on.
+ *
  * GENERATE is the same with token ids: the prompt in chunks, then one by one.
  */
 #include "server/content_internal.h"
@@ -21,13 +24,31 @@
 #define GAP       4  /* unasked rows between two asked ones, at most */
 #define MAX_HEADS 64 /* rows through the head in one run */
 
+#define EAGER_KEEP 8
+#define EAGER_MIN  16
+
+/* Rows that may be computed though nobody waits for them. */
+static uint32_t
+eager_goal(const struct content *c, const struct content_seq *s)
+{
+    uint32_t end = s->next > EAGER_KEEP ? s->next - EAGER_KEEP : 0;
+
+    if (c->config.eager == CONTENT_EAGER_NEVER || !s->keep_kv ||
+        (c->config.eager == CONTENT_EAGER_PROMPT && s->answered > 0))
+        return s->consumed;
+    if (s->n_pending)
+        end = s->pending[0].pos < s->next ? s->pending[0].pos : s->next;
+    return end >= s->consumed + EAGER_MIN ? end : s->consumed;
+}
+
 uint32_t
-content_goal(const struct content *c, const struct content_seq *s)
+content_goal(const struct content *c, const struct content_seq *s, bool *eager)
 {
     uint32_t window = c->config.window;
     uint32_t goal = s->consumed, first = 0;
     int i;
 
+    *eager = false;
     if (s->gen)
         return (uint32_t)s->gen->n_ids;
     for (i = 0; i < s->n_pending && s->pending[i].pos < s->next; i++) {
@@ -41,8 +62,10 @@ content_goal(const struct content *c, const struct content_seq *s)
     }
     if (goal > s->consumed)
         return goal;
-    if (s->next - s->consumed < window - window / 4)
-        return goal;
+    if (s->next - s->consumed < window - window / 4) {
+        *eager = true;
+        return eager_goal(c, s);
+    }
     /* Full, and nothing can be answered. Rows below a pending INFER can all be
      * computed; otherwise half a window stays for an INFER that is on its way. */
     return s->n_pending ? s->next : s->next - window / 2;
@@ -66,7 +89,8 @@ int
 content_run_begin(struct content *c, struct content_seq *s, uint32_t max_rows,
                   float *hidden, int32_t *tokens, struct content_run *run)
 {
-    uint32_t n = content_goal(c, s) - s->consumed;
+    bool eager;
+    uint32_t n = content_goal(c, s, &eager) - s->consumed;
     uint32_t first_asked = 0, last_asked = 0;
     int i, rc, n_asked = 0;
 
@@ -178,6 +202,7 @@ infer_done(struct content *c, const struct content_run *run,
         memmove(&s->pending[0], &s->pending[1],
                 (size_t)s->n_pending * sizeof(s->pending[0]));
         answered = true;
+        s->answered = p.pos + 1;
         if (!answer(c, run, &p, &results[p.pos - (end - run->head_rows)], start_us,
                     now_us))
             drop_branch(s, p.branch);
@@ -185,7 +210,7 @@ infer_done(struct content *c, const struct content_run *run,
     content_grant(c, s, false);
     if (answered && !s->keep_kv) {
         content_rows_drop_from(c, s, 0);
-        s->consumed = s->next = 0;
+        s->consumed = s->next = s->answered = 0;
         c->hooks.kv_truncate(c->hooks.arg, s->kv, 0);
     }
 }

@@ -17,6 +17,7 @@ session_link_new(struct session *s)
         return NULL;
     atomic_init(&link->refs, 1);
     link->session = s;
+    link->weight = 1;
     link->gone.kind = WORK_GONE;
     link->gone.link = link;
     link->lost.kind = REPLY_LOST;

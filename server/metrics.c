@@ -28,6 +28,8 @@ static const struct counter counts[METRICS_N] = {
     [METRICS_STEP_FAILURES] = { "step_failures_total", "Steps that failed.",
         COUNTER_TOTAL, 0 },
     [METRICS_ROWS] = { "rows_total", "Rows (positions) computed.", COUNTER_TOTAL, 0 },
+    [METRICS_EAGER_ROWS] = { "eager_rows_total",
+        "Rows computed before anybody asked for them.", COUNTER_TOTAL, 0 },
     [METRICS_SCRAPES] = { "http_requests_total",
         "Requests to the metrics listener that were answered with a page.",
         COUNTER_TOTAL, 0 },

@@ -32,7 +32,8 @@ enum metrics_count {
     METRICS_TOKENS,   /* sent */
     METRICS_STEPS,
     METRICS_STEP_FAILURES,
-    METRICS_ROWS, /* computed */
+    METRICS_ROWS,       /* computed */
+    METRICS_EAGER_ROWS, /* of them: before anybody asked */
     METRICS_SCRAPES,
     METRICS_HTTP_REFUSED, /* by the metrics listener */
     METRICS_N,
@@ -114,6 +115,9 @@ struct metrics_view {
     uint32_t connections, sessions, paused;
     uint32_t max_connections, max_sessions, max_seqs;
     size_t seqs, rows, content_bytes;
+    size_t runnable;        /* sequences with something to compute */
+    size_t step_rows;       /* that the last step could have had */
+    double step_cost_us[3]; /* learnt: of a step, a row, a position looked back to */
     size_t kv_bytes, kv_page_bytes, kv_budget; /* budget 0: none */
     size_t weight_bytes;
     bool draining;

@@ -33,6 +33,10 @@ put_held(const struct metrics_view *v, struct bytebuf *out)
         { "cecollm_hidden_state_rows", "Hidden states waiting to be computed.", v->rows },
         { "cecollm_hidden_state_bytes", "Bytes held for sequences, KV apart.",
           v->content_bytes },
+        { "cecollm_runnable_sequences", "Sequences with something to compute.",
+          v->runnable },
+        { "cecollm_step_rows_limit", "Rows that the last step could have had.",
+          v->step_rows },
         { "cecollm_kv_bytes", "Bytes of KV pages in use.", v->kv_bytes },
         { "cecollm_kv_pages", "KV pages in use.",
           v->kv_page_bytes ? v->kv_bytes / v->kv_page_bytes : 0 },
@@ -58,6 +62,24 @@ put_ready(const struct metrics *m, const struct metrics_view *v, struct bytebuf 
                       "How long the backend's present turn has lasted; 0: it waits.");
     exposition_double(out, "cecollm_backend_turn_seconds",
                       since_us ? fmax((double)(v->now_us - since_us) / 1e6, 0) : 0);
+}
+
+/* What a step is expected to take: the sum of its parts. */
+static void
+put_cost(const struct metrics_view *v, struct bytebuf *out)
+{
+    static const char *const families[3][2] = {
+        { "cecollm_step_cost_seconds", "Learnt: what a step costs whatever is in it." },
+        { "cecollm_row_cost_seconds", "Learnt: what each row of a step costs." },
+        { "cecollm_position_cost_seconds",
+          "Learnt: what each position costs that a row looks back to." },
+    };
+    size_t i;
+
+    for (i = 0; i < 3; i++) {
+        exposition_family(out, families[i][0], "gauge", families[i][1]);
+        exposition_double(out, families[i][0], v->step_cost_us[i] / 1e6);
+    }
 }
 
 static void
@@ -176,6 +198,7 @@ metrics_page(const struct metrics *m, const struct metrics_view *v, struct byteb
     put_info(v, out);
     put_ready(m, v, out);
     put_held(v, out);
+    put_cost(v, out);
     counters_render(m->counts, METRICS_N, "cecollm_", out);
     put_refusals(m, out);
     put_by_type("cecollm_frames_received_total", "Frames received.", m->frames_in, out);

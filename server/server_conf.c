@@ -11,6 +11,8 @@
 
 #define FIELD(name) offsetof(struct server_conf, name)
 
+static const char *const eager_names[] = { "never", "prompt", "always", NULL };
+
 /* clang-format off */
 static const struct conffile_key keys[] = {
     { "listen", CONFFILE_STRING, FIELD(listen), "127.0.0.1:7443",
@@ -89,10 +91,20 @@ static const struct conffile_key keys[] = {
       .min = CONTENT_MIN_WINDOW, .max = 65536,
       .help = "Hidden states (rows) of one sequence that may wait to be computed; agents "
               "are granted so many ahead." },
+    { "step_budget_ms", CONFFILE_INT, FIELD(step_budget_ms), "50", .min = 0, .max = 60000,
+      .help = "Milliseconds that one step of computing should take at most; how many rows "
+              "fit is measured. Smaller: single tokens wait less for others' prompts. "
+              "Larger: prompts are computed faster. Where reading the weights alone takes "
+              "more than half of it, a step takes up to twice that reading. 0: no limit "
+              "but step_rows." },
     { "step_rows", CONFFILE_INT, FIELD(step_rows), "512", .min = 1, .max = 16384,
-      .help = "Rows computed in one step, of all sequences together. Smaller: single "
-              "tokens wait less for others' prompts. Larger: prompts are computed "
-              "faster." },
+      .help = "Most rows computed in one step, of all sequences together; memory for so "
+              "many is taken at start." },
+    { "eager", CONFFILE_ENUM, FIELD(eager), "prompt", .choices = eager_names,
+      .help = "What to compute ahead of requests when nobody waits for anything. prompt: "
+              "hidden states that come before a sequence's first answer, so that it comes "
+              "sooner; nearly every response needs them. always: later ones too, even if "
+              "they may never be asked for. never: nothing, as in the paper." },
     { "max_queued", CONFFILE_SIZE, FIELD(max_queued), "4M", .min = 65536, .max = 1 << 30,
       .help = "Bytes of one session's frames that may wait for the computing thread; past "
               "them its connections are not read for a moment." },

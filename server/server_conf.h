@@ -28,7 +28,8 @@ struct server_conf {
     char *cpu, *packing_cache;
     bool whole_model, packing;
     /* sequences */
-    int64_t max_seqs, max_seqs_per_session, window, step_rows, max_queued;
+    int64_t max_seqs, max_seqs_per_session, window, step_rows, step_budget_ms, max_queued;
+    int eager; /* enum content_eager */
     /* metrics */
     char *metrics_listen, *metrics_token;
     int64_t metrics_connections, metrics_tenants, stall_timeout_us;

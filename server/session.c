@@ -48,6 +48,16 @@ session_free(struct session *s)
     mem_free(s);
 }
 
+/* A tenant is who holds a certificate: all sessions with it share one account. */
+static uint64_t
+tenant_of(const uint8_t cert[32])
+{
+    uint64_t tenant;
+
+    memcpy(&tenant, cert, sizeof(tenant));
+    return tenant;
+}
+
 int
 session_new(struct session **out, struct channel *ch, const struct frame_hello *h,
             struct err *err)
@@ -83,6 +93,7 @@ session_new(struct session **out, struct channel *ch, const struct frame_hello *
     usage_add(s->usage, USAGE_SESSIONS, 1);
     metrics_add(srv->metrics, METRICS_SESSIONS, 1);
     memcpy(s->cert, ch->cert, sizeof(s->cert));
+    s->link->tenant = tenant_of(s->cert);
     s->infer = ch;
     s->next = srv->sessions;
     if (s->next)

@@ -57,6 +57,8 @@ held(const struct metrics_view *v)
     put_int(o, "sequences_limit", v->max_seqs);
     put_int(o, "hidden_state_rows", (int64_t)v->rows);
     put_int(o, "hidden_state_bytes", (int64_t)v->content_bytes);
+    put_int(o, "runnable_sequences", (int64_t)v->runnable);
+    put_int(o, "step_rows_limit", (int64_t)v->step_rows);
     put_int(o, "kv_bytes", (int64_t)v->kv_bytes);
     put_int(o, "kv_limit_bytes", (int64_t)v->kv_budget);
     return o;

@@ -164,8 +164,8 @@ _cecollm_agent() {
 _cecollm_cloudd_keys='listen port_file node ca cert key max_connections
     max_connections_per_address max_sessions max_output handshake_timeout idle_timeout
     drain_timeout model exits layer_from whole_model threads cpu packing packing_cache
-    n_ctx kv_budget max_seqs max_seqs_per_session window step_rows max_queued log_level
-    metrics_listen metrics_token metrics_connections metrics_tenants stall_timeout'
+    n_ctx kv_budget max_seqs max_seqs_per_session window step_rows step_budget_ms eager max_queued
+    log_level metrics_listen metrics_token metrics_connections metrics_tenants stall_timeout'
 
 _cecollm_cloudd() {
     local cur prev

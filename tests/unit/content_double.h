@@ -149,10 +149,13 @@ double_pick(void *arg, const struct content_sampling *how, const struct head_res
     return row->argmax;
 }
 
+/* For the next double_init. */
+static enum content_eager double_eager;
+
 static void
 double_init(struct double_state *d, uint32_t window)
 {
-    struct content_config config = { D_MODEL, 30000, MAX_POS, window, 4 };
+    struct content_config config = { D_MODEL, 30000, MAX_POS, window, 4, double_eager };
     struct content_hooks hooks = {
         d,           double_reply, double_kv_open, double_kv_truncate, double_kv_close,
         double_pick, NULL

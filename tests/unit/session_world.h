@@ -289,8 +289,8 @@ world_replies(struct world *w)
 static inline void
 world_init(struct world *w)
 {
-    struct content_config config = { WORLD_D, WORLD_VOCAB, WORLD_CTX, WORLD_WINDOW,
-                                     WORLD_LAYERS };
+    struct content_config config = { WORLD_D,      WORLD_VOCAB,  WORLD_CTX,
+                                     WORLD_WINDOW, WORLD_LAYERS, CONTENT_EAGER_NEVER };
     struct content_hooks hooks = {
         w, world_reply, world_kv_open, world_kv_truncate, world_kv_close, world_pick, NULL
     };

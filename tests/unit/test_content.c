@@ -486,6 +486,79 @@ test_many_sequences(void **state)
     assert_int_equal(content_n_seqs(d.content), 3);
 }
 
+/* With eager, another sequence manager: the rows of a prompt, ahead of its INFER. */
+static void
+start_eager(enum content_eager eager)
+{
+    double_fini(&d);
+    double_eager = eager;
+    double_init(&d, 64);
+    double_eager = CONTENT_EAGER_NEVER;
+    put_open(&d, 1, MAX_POS, true);
+    assert_int_equal(expect(FRAME_CREDIT)->limit, 64);
+}
+
+static void
+test_eager_prompt(void **state)
+{
+    struct content_work work[1];
+
+    (void)state;
+    start_eager(CONTENT_EAGER_PROMPT);
+    rows(1, 0, 20);
+    assert_int_equal(content_n_runnable(d.content), 0); /* not worth a step */
+    rows(1, 20, 10);
+    assert_int_equal(content_runnable(d.content, work, 1), 1);
+    assert_true(work[0].eager);
+    assert_int_equal(work[0].n_rows, 22); /* the newest stay for an INFER */
+    double_drain(&d, 30);
+    assert_int_equal(content_rows(d.content), 8);
+    assert_int_equal(expect(FRAME_CREDIT)->limit, 64 + 22);
+    put_infer(&d, 1, 0, 29);
+    assert_int_equal(content_runnable(d.content, work, 1), 1);
+    assert_false(work[0].eager);
+    double_drain(&d, 30);
+    assert_int_equal(expect(FRAME_TOKEN)->rows, 8);
+    rows(1, 30, 40); /* past the first answer: on request only */
+    assert_int_equal(content_n_runnable(d.content), 0);
+}
+
+static void
+test_eager_below_an_infer(void **state)
+{
+    struct content_work work[1];
+
+    (void)state;
+    start_eager(CONTENT_EAGER_ALWAYS);
+    put_infer(&d, 1, 0, 60);
+    rows(1, 0, 40);
+    assert_int_equal(content_runnable(d.content, work, 1), 1);
+    assert_true(work[0].eager);
+    assert_int_equal(work[0].n_rows, 40); /* all: it asks above them */
+    double_drain(&d, 40);
+    expect(FRAME_CREDIT);
+    rows(1, 40, 21);
+    double_drain(&d, 40);
+    assert_int_equal(expect(FRAME_TOKEN)->pos, 60);
+}
+
+static void
+test_an_infer_that_eager_work_overtook(void **state)
+{
+    (void)state;
+    start_eager(CONTENT_EAGER_ALWAYS);
+    rows(1, 0, 40);
+    double_drain(&d, 40);
+    expect(FRAME_CREDIT);
+    put_infer(&d, 1, 0, 10); /* late: its row is gone */
+    assert_int_equal(expect(FRAME_NEED)->pos, 10);
+    put_states(&d, 1, 0, 1, 10, (uint32_t[]){ 11, 12 }, 2); /* the replay */
+    double_drain(&d, 40);
+    assert_int_equal(expect(FRAME_TOKEN)->pos, 10);
+    put_infer(&d, 1, 0, 10); /* asked and answered */
+    expect_error(CE_EINVAL);
+}
+
 int
 main(void)
 {
@@ -509,6 +582,9 @@ main(void)
         TEST(test_generate_refused),
         TEST(test_a_failed_run_ends_its_sequence),
         TEST(test_many_sequences),
+        TEST(test_eager_prompt),
+        TEST(test_eager_below_an_infer),
+        TEST(test_an_infer_that_eager_work_overtook),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

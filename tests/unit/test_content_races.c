@@ -528,6 +528,7 @@ test_random_worlds(void **state)
         int turn;
 
         a->window = CONTENT_MIN_WINDOW * (1 + (uint32_t)world % 3);
+        double_eager = (enum content_eager)(world / 2 % 3);
         double_init(d, a->window);
         put_open(d, 1, MAX_POS, true);
         for (turn = 0; turn < 1500; turn++)
@@ -539,6 +540,7 @@ test_random_worlds(void **state)
         double_fini(d);
         test_free(a);
     }
+    double_eager = CONTENT_EAGER_NEVER;
     assert_true(answers > 10000);
     assert_int_equal(mem_used_bytes(), before);
 }

@@ -195,6 +195,8 @@ some_view(void)
                               .sessions = 4,
                               .kv_bytes = 4096,
                               .kv_page_bytes = 1024,
+                              .runnable = 3,
+                              .step_cost_us = { 2000, 250, 0.5 },
                               .stall_us = 5000000 };
 
     v.fingerprint[0] = 0xab;
@@ -230,6 +232,8 @@ test_page(void **state)
     assert_true(page_has(&m, &v, "\ncecollm_rows_total 7\n"));
     assert_true(page_has(&m, &v, "\ncecollm_sessions 4\n"));
     assert_true(page_has(&m, &v, "\ncecollm_kv_pages 4\n"));
+    assert_true(page_has(&m, &v, "\ncecollm_runnable_sequences 3\n"));
+    assert_true(page_has(&m, &v, "\ncecollm_row_cost_seconds 0.00025\n"));
     assert_true(page_has(&m, &v, "\ncecollm_refusals_total{reason=\"quota\"} 1\n"));
     assert_true(page_has(
         &m, &v, "\ncecollm_refusals_total{reason=\"max_connections_per_address\"} 1\n"));

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "common/memory.h"
+#include "server/content.h"
 #include "server/server_conf.h"
 
 /* The whole file under the source root; freed by the caller. NULL when absent. */
@@ -58,6 +59,8 @@ test_defaults(void **state)
     assert_string_equal(conf.listen, "127.0.0.1:7443");
     assert_int_equal(conf.window, 1024);
     assert_int_equal(conf.step_rows, 512);
+    assert_int_equal(conf.step_budget_ms, 50);
+    assert_int_equal(conf.eager, CONTENT_EAGER_PROMPT);
     assert_int_equal(conf.handshake_timeout_us, 10000000);
     assert_int_equal(conf.kv_budget, (int64_t)4 << 30);
     assert_false(conf.whole_model);
@@ -73,8 +76,9 @@ static void
 test_bad_values(void **state)
 {
     static const char *const bad[] = {
-        "window=3",  "step_rows=0",    "nonsense=1",     "log_level=loud", "kv_budget=-1",
-        "threads=x", "whole_model=si", "idle_timeout=1", "packing=some"
+        "window=3",     "step_rows=0", "nonsense=1",       "log_level=loud",
+        "kv_budget=-1", "threads=x",   "whole_model=si",   "idle_timeout=1",
+        "packing=some", "eager=yes",   "step_budget_ms=-1"
     };
     struct server_conf conf;
     struct err err;
