@@ -38,7 +38,8 @@ struct head_result {
     int32_t argmax; /* -1 when the row's logits were not finite; the rest is then 0 */
     float max_logit;
     float lse;        /* log-sum-exp of the whole row */
-    float confidence; /* largest softmax probability */
+    float confidence; /* largest softmax probability; of an exit with a trust how likely
+                         the final head says the same (trust.h) */
     bool below;       /* the exit's screen found the row below batch.screen_theta: argmax,
                          max_logit, lse and confidence are of its candidates alone, hash
                          and n_top are 0 */

@@ -14,6 +14,7 @@
 #include "engine/logit_rows.h"
 #include "engine/logits.h"
 #include "engine/screen.h"
+#include "engine/trust.h"
 
 #define HEAD_ROWS   32
 #define ADAPTER_EPS 1e-5f /* doc/NUMERICS.md, 10 */
@@ -28,6 +29,7 @@ struct heads {
     struct act_group *mid_groups; /* [HEAD_ROWS, width / 32] */
     struct linear_scratch scratch;
     float *z;                 /* [HEAD_ROWS, d] */
+    float *leans;             /* [HEAD_ROWS] of an exit with a trust */
     struct logit_rows logits; /* [HEAD_ROWS] */
     struct screen *screen;    /* NULL when no exit has one */
     /* Rows of each batch that its screen did not turn away. A thread may read them when
@@ -63,9 +65,10 @@ heads_new(struct heads **out, const struct heads_config *config, struct err *err
     h->mid_groups =
         linear_alloc(HEAD_ROWS * h->width / ACT_GROUP, sizeof(struct act_group));
     h->z = linear_alloc(HEAD_ROWS * h->d, sizeof(float));
+    h->leans = linear_alloc(HEAD_ROWS, sizeof(float));
     h->kept = calloc((size_t)config->max_rows, sizeof(*h->kept));
     h->n_kept = calloc((size_t)config->max_rows / HEAD_ROWS + 1, sizeof(*h->n_kept));
-    if (!h->mid || !h->mid_groups || !h->z || !h->kept || !h->n_kept ||
+    if (!h->mid || !h->mid_groups || !h->z || !h->leans || !h->kept || !h->n_kept ||
         logit_rows_init(&h->logits, HEAD_ROWS, (size_t)config->model->config.n_vocab) !=
             0 ||
         screen_new(&h->screen, w, HEAD_ROWS, n_threads) != 0 ||
@@ -97,6 +100,7 @@ heads_free(struct heads *h)
     free(h->kept);
     screen_free(h->screen);
     logit_rows_fini(&h->logits);
+    free(h->leans);
     free(h->z);
     free(h->mid_groups);
     free(h->mid);
@@ -142,10 +146,11 @@ adapt(const struct heads *h, struct worker_id id, const struct exit_weights *e,
     linear_add(k, id, &e->down, &a_mid, &h->scratch, h->z);
 }
 
-/* What the output matrix reads; z: of an adapter, or NULL. */
+/* What the output matrix reads, and what a trust makes of it; z: of an adapter, or NULL.
+ * trust: the exit's weights of it, or NULL. */
 static void
 norm_rows(const struct heads *h, struct worker_id id, const struct head_row *rows,
-          const float *z, const float *weight, size_t n)
+          const float *z, const float *weight, const float *trust, size_t n)
 {
     const struct kernels *k = h->c.kernels;
     size_t from, to;
@@ -157,6 +162,9 @@ norm_rows(const struct heads *h, struct worker_id id, const struct head_row *row
             act_rows_quantise(k, &h->norm, r, 0, h->d);
             if (rows[r].head_in)
                 memcpy(rows[r].head_in, h->norm.x + r * h->d, h->d * sizeof(float));
+            if (trust)
+                h->leans[r] =
+                    trust_lean(trust, h->norm.x + r * h->d, h->h.x + r * h->d, h->d);
         }
     }
 }
@@ -172,10 +180,10 @@ read_summary(struct head_result *r, const struct logit_summary *s)
     r->confidence = s->confidence;
 }
 
-/* Row `at` of the logits. */
+/* Row `at` of the logits. e: the exit, if it has a trust, or NULL. */
 static void
-read_row(const struct heads *h, const struct head_job *job, const struct head_row *row,
-         size_t at)
+read_row(const struct heads *h, const struct head_job *job, const struct exit_weights *e,
+         const struct head_row *row, size_t at)
 {
     const float *logits = logit_rows_at(&h->logits, at);
     const struct logit_chunk *chunks = logit_rows_chunks(&h->logits, at);
@@ -194,6 +202,8 @@ read_row(const struct heads *h, const struct head_job *job, const struct head_ro
         return;
     }
     read_summary(r, &s);
+    if (e)
+        r->confidence = trust_confidence(e->trust_bias, h->leans[at], s.confidence);
     if (job->n_top > 0)
         r->n_top = logits_top(h->c.kernels, top, job->n_top, logits, n_vocab, chunks);
     for (int i = 0; i < r->n_top; i++) {
@@ -218,6 +228,7 @@ keep_rows(const struct heads *h, const struct head_row *rows, size_t n,
             rows[r].result->below = true;
             continue;
         }
+        h->leans[to] = h->leans[r];
         if (to < r)
             memcpy(h->norm.x + to * d, h->norm.x + r * d, d * sizeof(float));
         if (to < r && h->norm.quantised)
@@ -239,7 +250,7 @@ screen_batch(const struct heads *h, struct worker_id id, const struct head_job *
     size_t from, to;
 
     if (e)
-        screen_run(h->screen, h->c.kernels, id, e, &h->c.weights->output, &norm,
+        screen_run(h->screen, h->c.kernels, id, e, &h->c.weights->output, &norm, h->leans,
                    &h->logits, job->screen_theta, &verdicts);
     while (worker_take(id, 1, 1, &from, &to)) {
         size_t *n_kept = &h->n_kept[done / HEAD_ROWS], *kept = h->kept + done;
@@ -274,7 +285,7 @@ heads_run(struct heads *h, struct worker_id id, const struct head_job *job)
 
         if (adapted)
             adapt(h, id, e, rows, n);
-        norm_rows(h, id, rows, adapted ? h->z : NULL, norm, n);
+        norm_rows(h, id, rows, adapted ? h->z : NULL, norm, final ? NULL : e->trust, n);
         screen_batch(h, id, job, screened ? e : NULL, done, n);
         n_kept = h->n_kept[done / HEAD_ROWS];
         if (n_kept == 0)
@@ -283,7 +294,8 @@ heads_run(struct heads *h, struct worker_id id, const struct head_job *job)
         logit_rows_product(&h->logits, h->c.kernels, id, output, &a, true);
         while (worker_take(id, n_kept, 1, &from, &to)) {
             for (size_t i = from; i < to; i++)
-                read_row(h, job, &rows[h->kept[done + i]], i);
+                read_row(h, job, !final && e->trust ? e : NULL, &rows[h->kept[done + i]],
+                         i);
         }
     }
 }

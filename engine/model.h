@@ -71,6 +71,9 @@ struct model_exit {
     const struct gguf_tensor *gate, *up, *down; /* [w, d_model] twice, [d_model, w] */
     const struct gguf_tensor *norm, *output;    /* [d_model] F32, [n_vocab, d_model]; kind
                                                    OWN, else NULL */
+    const struct gguf_tensor *trust,
+        *trust_bias;  /* [2, d_model], [2] F32; kind MLP, and
+                         both NULL without a trust (trust.h) */
     int n_candidates; /* of the screen; 0: the exit has none, and the next two are NULL */
     const struct gguf_tensor *screen_down; /* [rank, d_model], rank a multiple of 32 */
     const struct gguf_tensor *screen_up;   /* [n_vocab, rank] */

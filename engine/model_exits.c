@@ -9,6 +9,7 @@
 #include "engine/model.h"
 
 #include <ctype.h>
+#include <math.h>
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,6 +113,39 @@ find_adapter(const struct model *m, const struct gguf *g, struct model_exit *e,
         return rc;
     snprintf(name, sizeof(name), "exit.%d.map.bias", e->layer);
     return model_tensor(g, name, 0, d, &e->map_bias, err);
+}
+
+/* What the exit's confidence is made of, if it is more than the largest probability. */
+static int
+find_trust(const struct model *m, const struct gguf *g, struct model_exit *e,
+           struct err *err)
+{
+    size_t d = (size_t)m->config.d_model;
+    const float *weight, *bias;
+    char name[64];
+    bool fine;
+    int rc;
+
+    snprintf(name, sizeof(name), "exit.%d.trust.weight", e->layer);
+    if (!gguf_find_tensor(g, name))
+        return 0;
+    if ((rc = model_tensor(g, name, 2, d, &e->trust, err)))
+        return rc;
+    snprintf(name, sizeof(name), "exit.%d.trust.bias", e->layer);
+    if ((rc = model_tensor(g, name, 0, 2, &e->trust_bias, err)))
+        return rc;
+    weight = e->trust->data;
+    bias = e->trust_bias->data;
+    fine = e->trust->type == GGUF_F32 && isfinite(bias[0]) && bias[0] >= 0 &&
+           isfinite(bias[1]);
+    for (size_t i = 0; fine && i < 2 * d; i++)
+        fine = isfinite(weight[i]);
+    if (fine)
+        return 0;
+    return err_set(err, CE_EFORMAT,
+                   "%s: tensors exit.%d.trust: expected finite numbers in F32, the first "
+                   "of the bias at least 0",
+                   gguf_path(g), e->layer);
 }
 
 /* Norm and output matrix of an exit that has both itself. */
@@ -227,7 +261,8 @@ read_heads(struct model *m, const struct gguf *g, struct err *err)
                            "%s: key cecollm.exit.theta: expected numbers from 0 to 1",
                            gguf_path(g));
         e->theta = (float)theta;
-        if (e->kind == MODEL_EXIT_MLP && (rc = find_adapter(m, g, e, err)))
+        if (e->kind == MODEL_EXIT_MLP &&
+            ((rc = find_adapter(m, g, e, err)) || (rc = find_trust(m, g, e, err))))
             return rc;
         if (e->kind == MODEL_EXIT_OWN && (rc = find_own(m, g, e, err)))
             return rc;

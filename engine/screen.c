@@ -19,6 +19,7 @@
 
 #include "common/memory.h"
 #include "engine/kernels.h"
+#include "engine/trust.h"
 
 _Static_assert(MODEL_MAX_CANDIDATES <= LOGIT_CHUNK, "candidates are summed as one chunk");
 
@@ -145,14 +146,19 @@ exact_tile(const struct screen *s, const struct kernels *k, int tid,
 }
 
 static void
-judge(const struct screen *s, const struct kernels *k, size_t r, size_t n, float theta)
+judge(const struct screen *s, const struct kernels *k, const struct exit_weights *e,
+      size_t r, float lean, float theta)
 {
     struct screen_verdict *v = &s->verdicts[r];
+    size_t n = (size_t)e->n_candidates;
     struct logit_chunk chunk;
     int rc;
 
     k->logit_chunk(&chunk, s->exact + r * s->n_most, n);
     rc = logits_merge(&v->candidates, &chunk, 1);
+    if (rc == 0 && e->trust)
+        v->candidates.confidence =
+            trust_confidence(e->trust_bias, lean, v->candidates.confidence);
     v->below = rc == 0 && v->candidates.confidence < theta;
     v->candidates.argmax = s->ids[r * s->n_most + (size_t)v->candidates.argmax];
 }
@@ -160,7 +166,8 @@ judge(const struct screen *s, const struct kernels *k, size_t r, size_t n, float
 void
 screen_run(struct screen *s, const struct kernels *k, struct worker_id id,
            const struct exit_weights *e, const struct packed *output,
-           const struct activations *norm, const struct logit_rows *room, float theta,
+           const struct activations *norm, const float *leans,
+           const struct logit_rows *room, float theta,
            const struct screen_verdict **verdicts)
 {
     size_t n = (size_t)e->n_candidates, tiles = (n + PACKED_ROWS - 1) / PACKED_ROWS;
@@ -183,7 +190,7 @@ screen_run(struct screen *s, const struct kernels *k, struct worker_id id,
     }
     while (worker_take(id, norm->n_rows, 1, &from, &to)) {
         for (size_t r = from; r < to; r++)
-            judge(s, k, r, n, theta);
+            judge(s, k, e, r, e->trust ? leans[r] : 0, theta);
     }
     *verdicts = s->verdicts;
 }

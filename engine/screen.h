@@ -30,8 +30,8 @@ struct screen;
 
 /* What the candidates of a row came to. */
 struct screen_verdict {
-    bool below; /* the exit is not as confident as the threshold */
-    struct logit_summary candidates;
+    bool below;                      /* the exit is not as confident as the threshold */
+    struct logit_summary candidates; /* with a trust, confidence is what it makes of it */
 };
 
 /* Room for max_rows rows of any exit of `w`; *out is NULL when none has a screen.
@@ -40,12 +40,14 @@ int screen_new(struct screen **out, const struct weights *w, size_t max_rows,
                int n_threads) CE_MUSTCHECK;
 void screen_free(struct screen *s); /* accepts NULL */
 
-/* Screen rows of `norm` (what the output matrix reads) at an exit with a screen; `room`
- * is overwritten with approximate logits. Afterwards *verdicts is [norm->n_rows], owned
+/* Screen rows of `norm` (what the output matrix reads) at an exit with a screen; leans
+ * [norm->n_rows] are what trust_lean says of them when the exit has a trust. `room` is
+ * overwritten with approximate logits. Afterwards *verdicts is [norm->n_rows], owned
  * by the screen and valid until its next run. */
 void screen_run(struct screen *s, const struct kernels *k, struct worker_id id,
                 const struct exit_weights *e, const struct packed *output,
-                const struct activations *norm, const struct logit_rows *room,
-                float theta, const struct screen_verdict **verdicts);
+                const struct activations *norm, const float *leans,
+                const struct logit_rows *room, float theta,
+                const struct screen_verdict **verdicts);
 
 #endif

@@ -385,6 +385,12 @@ put_adapter(struct job *j, int layer, size_t width)
     put_matrix(j, name, GGUF_F16, d, d, 0.1 * in, 1.0f);
     snprintf(name, sizeof(name), "exit.%d.map.bias", layer);
     put_vector(j, name, d, 0.0f, 0.1f);
+    if (j->exit_kind == SYNTH_EXIT_TRUST) {
+        snprintf(name, sizeof(name), "exit.%d.trust.weight", layer);
+        put_matrix(j, name, GGUF_F32, 2, d, in, 0);
+        snprintf(name, sizeof(name), "exit.%d.trust.bias", layer);
+        put_vector(j, name, 2, 1.0f, 0.1f);
+    }
     if (width == 0)
         return;
     snprintf(name, sizeof(name), "exit.%d.gate.weight", layer);
@@ -414,7 +420,7 @@ put_exit(struct job *j, int layer, size_t width)
     double in = 1 / sqrt((double)d);
     char name[64];
 
-    if (j->exit_kind == SYNTH_EXIT_MLP)
+    if (j->exit_kind == SYNTH_EXIT_MLP || j->exit_kind == SYNTH_EXIT_TRUST)
         put_adapter(j, layer, width);
     if (j->exit_kind == SYNTH_EXIT_OWN)
         put_own(j, layer);
@@ -430,6 +436,7 @@ put_exit(struct job *j, int layer, size_t width)
 }
 
 static const struct gguf_str kind_names[] = { [SYNTH_EXIT_MLP] = { "mlp", 3 },
+                                              [SYNTH_EXIT_TRUST] = { "mlp", 3 },
                                               [SYNTH_EXIT_SHARED] = { "shared", 6 },
                                               [SYNTH_EXIT_OWN] = { "own", 3 } };
 

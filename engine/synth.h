@@ -60,7 +60,12 @@ void synth_params_init(struct synth_params *p);
 int synth_model(const struct synth_params *p, const char *path,
                 struct err *err) CE_MUSTCHECK;
 
-enum synth_exit_kind { SYNTH_EXIT_MLP, SYNTH_EXIT_SHARED, SYNTH_EXIT_OWN };
+enum synth_exit_kind {
+    SYNTH_EXIT_MLP,
+    SYNTH_EXIT_TRUST, /* kind mlp, with a trust (trust.h) */
+    SYNTH_EXIT_SHARED,
+    SYNTH_EXIT_OWN
+};
 
 /* Write exit heads (doc/EXITS.md; adapters are `width` wide) of one kind after the given
  * blocks, bound by SHA-256 to the file at `model_path`, which was made with `p`.

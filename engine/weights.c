@@ -106,6 +106,9 @@ add_adapter(struct loader *l, struct exit_weights *e, const struct model_exit *m
     int rc;
 
     e->width = (size_t)me->adapter_width;
+    if (me->trust && ((rc = add_vector(l, &e->trust, me->trust)) ||
+                      (rc = add_vector(l, &e->trust_bias, me->trust_bias))))
+        return rc;
     if ((rc = add_vector(l, &e->map_bias, me->map_bias)) ||
         (rc = add_matrix(l, &e->map, me->map)) || !me->gate)
         return rc;
@@ -346,6 +349,8 @@ weights_free(struct weights *w)
     }
     for (int i = 0; i < w->n_exits; i++) {
         free(w->exits[i].map_bias);
+        free(w->exits[i].trust);
+        free(w->exits[i].trust_bias);
         free(w->exits[i].norm);
     }
     free(w->blocks);

@@ -42,6 +42,7 @@ struct exit_weights {
     size_t width;                      /* of the adapter */
     float *map_bias;                   /* [d_model] */
     struct packed map, gate, up, down; /* of the adapter; empty without one */
+    float *trust, *trust_bias;         /* [2, d_model], [2]; NULL: none (trust.h) */
     float *norm;                       /* [d_model]; NULL: the model's own */
     struct packed output;              /* [n_vocab, d_model]; empty: the model's own */
     int n_candidates; /* of the screen; 0: none, the next two are empty */

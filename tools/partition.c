@@ -60,7 +60,8 @@ partition_exit_bytes(const struct model_exit *e)
 {
     const struct gguf_tensor *parts[] = { e->map,    e->map_bias,    e->gate,
                                           e->up,     e->down,        e->norm,
-                                          e->output, e->screen_down, e->screen_up };
+                                          e->output, e->screen_down, e->screen_up,
+                                          e->trust,  e->trust_bias };
     size_t sum = 0;
 
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
@@ -186,6 +187,8 @@ partition_write(const struct partition *p, const char *path, struct err *err)
         add_tensor(w, e->gate);
         add_tensor(w, e->up);
         add_tensor(w, e->down);
+        add_tensor(w, e->trust);
+        add_tensor(w, e->trust_bias);
         add_tensor(w, e->norm);
         add_tensor(w, e->output);
         add_tensor(w, e->screen_down);

@@ -28,17 +28,32 @@
 static const struct shape {
     const char *what;
     struct synth_params p;
+    enum synth_exit_kind kind;
 } shapes[] = {
     { "F32, all are candidates",
-      { 3, 96, 6, 2, 16, 160, 400, 320, true, GGUF_F32, 5, 320, { 0 } } },
+      { 3, 96, 6, 2, 16, 160, 400, 320, true, GGUF_F32, 5, 320, { 0 } },
+      SYNTH_EXIT_MLP },
     { "F16, odd sizes, all",
-      { 3, 72, 3, 3, 16, 100, 400, 333, false, GGUF_F16, 5, 333, { 0 } } },
-    { "Q8_0, all", { 3, 64, 4, 4, 16, 96, 400, 320, true, GGUF_Q8_0, 5, 320, { 0 } } },
-    { "Q8_0, a few", { 3, 64, 4, 4, 16, 96, 400, 320, true, GGUF_Q8_0, 5, 23, { 0 } } },
+      { 3, 72, 3, 3, 16, 100, 400, 333, false, GGUF_F16, 5, 333, { 0 } },
+      SYNTH_EXIT_MLP },
+    { "Q8_0, all",
+      { 3, 64, 4, 4, 16, 96, 400, 320, true, GGUF_Q8_0, 5, 320, { 0 } },
+      SYNTH_EXIT_MLP },
+    { "Q8_0, a few",
+      { 3, 64, 4, 4, 16, 96, 400, 320, true, GGUF_Q8_0, 5, 23, { 0 } },
+      SYNTH_EXIT_MLP },
     { "Q4_1, several chunks",
-      { 3, 192, 3, 1, 64, 288, 400, 2100, true, GGUF_Q4_1, 5, 256, { 0 } } },
+      { 3, 192, 3, 1, 64, 288, 400, 2100, true, GGUF_Q4_1, 5, 256, { 0 } },
+      SYNTH_EXIT_MLP },
+    { "F32, all, with a trust",
+      { 3, 96, 6, 2, 16, 160, 400, 320, true, GGUF_F32, 5, 320, { 0 } },
+      SYNTH_EXIT_TRUST },
+    { "Q4_1, all, with a trust",
+      { 3, 192, 3, 1, 64, 288, 400, 900, true, GGUF_Q4_1, 5, 900, { 0 } },
+      SYNTH_EXIT_TRUST },
     { "Q4_0, the most",
-      { 3, 128, 4, 2, 32, 224, 400, 1500, false, GGUF_Q4_0, 5, 1024, { 0 } } },
+      { 3, 128, 4, 2, 32, 224, 400, 1500, false, GGUF_Q4_0, 5, 1024, { 0 } },
+      SYNTH_EXIT_MLP },
 };
 #define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
 
@@ -56,7 +71,7 @@ make_model(const struct shape *s)
     struct err err;
 
     if (synth_model(&s->p, MODEL, &err) != 0 ||
-        synth_exits(&s->p, MODEL, &layer, 1, 64, EXITS, &err) != 0 ||
+        synth_exits_of(&s->p, s->kind, MODEL, &layer, 1, 64, EXITS, &err) != 0 ||
         model_open(&m, MODEL, EXITS, &err) != 0)
         fail_msg("%s: %s", s->what, err.text);
     return m;
