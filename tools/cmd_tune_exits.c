@@ -20,6 +20,7 @@
 #include "tools/exit_collect.h"
 #include "tools/exit_judge.h"
 #include "tools/exit_rows.h"
+#include "tools/exit_trust.h"
 #include "tools/exit_tune.h"
 #include "tools/exits_file.h"
 #include "tools/screen_check.h"
@@ -28,25 +29,27 @@
 #include "tools/tune_report.h"
 
 #define MAX_FIT   30000 /* rows that screens are fitted to */
+#define MAX_TRUST 60000 /* and trusts */
 #define MAX_CHECK 10000 /* held-out rows that exits are judged on */
 
 struct tune_exits {
     const char *path, *out, *rows_path;
     char *own_rows, *state, *trained; /* OUT.rows, OUT.state, OUT.adapters */
     struct options_list layers, widths, steps;
-    struct options_texts data, self, exclude;
+    struct options_texts data, self, exclude, more_rows;
     int invent, summaries, answer_rows, max_answer, n_top;
     int batch, patience, rank, n_candidates;
-    double rate;
+    double rate, dropout;
     const char *save_prompts;
     uint32_t type; /* of the adapters */
-    bool collect_only, no_screens, resume, json;
+    bool collect_only, no_screens, no_trust, resume, json;
     uint64_t seed;
     struct engine_options engine;
     struct loaded loaded;
     struct exit_rows *rows;
     struct exit_adapter adapters[MODEL_MAX_EXITS];
     struct exit_judgement judged[MODEL_MAX_EXITS];
+    struct exit_trust trusts[MODEL_MAX_EXITS];
     struct exits_screen screens[MODEL_MAX_EXITS];
     struct screen_rows screen_rows;
     struct screen_check checks[MODEL_MAX_EXITS * SCREEN_CHECK_THETAS];
@@ -188,12 +191,29 @@ get_rows(struct tune_exits *t, struct err *err)
     return rc;
 }
 
+/* Rows that other runs collected, with other seeds or on other machines. */
+static int
+add_rows(struct tune_exits *t, struct err *err)
+{
+    int rc = 0;
+
+    for (int i = 0; rc == 0 && i < t->more_rows.n; i++) {
+        struct exit_rows *more;
+
+        if ((rc = exit_rows_open(&more, t->more_rows.v[i], err)) == 0)
+            rc = exit_rows_append(t->rows, more, err);
+    }
+    return rc;
+}
+
 static int
 collect(struct tune_exits *t, struct err *err)
 {
     int64_t start = clock_us();
     int rc = get_rows(t, err);
 
+    if (rc == 0 && !t->collect_only)
+        rc = add_rows(t, err);
     t->report.collect_seconds = (double)(clock_us() - start) / 1e6;
     if (rc == 0) {
         t->report.n_rows = exit_rows_count(t->rows, false);
@@ -211,6 +231,7 @@ train(struct tune_exits *t, struct err *err)
 {
     struct exit_tune_params p = { .batch = t->batch,
                                   .rate = t->rate,
+                                  .dropout = t->dropout,
                                   .patience = t->patience,
                                   .seed = t->seed,
                                   .threads = t->engine.threads,
@@ -243,6 +264,7 @@ write_adapters(const struct tune_exits *t, struct err *err)
                                 .n_exits = t->layers.n,
                                 .layers = t->layers.v,
                                 .adapters = t->adapters,
+                                .trusts = t->trusts,
                                 .type = t->type,
                                 .n_rows = t->report.n_rows,
                                 .n_steps = t->report.n_steps,
@@ -296,13 +318,30 @@ write_exits(struct tune_exits *t, struct err *err)
     return exits_file_write(&file, t->out, err);
 }
 
+/* Trusts are of what the stored adapters compute, so these are written again with them.
+ */
+static int
+store(struct tune_exits *t, struct err *err)
+{
+    int rc;
+
+    if ((rc = write_adapters(t, err)) || (rc = load_with(t, t->trained, err)) ||
+        t->no_trust)
+        return rc;
+    if ((rc = exit_trust_fit(t->trusts, t->loaded.backend, t->rows, MAX_TRUST, t->seed,
+                             err)) ||
+        (rc = write_adapters(t, err)))
+        return rc;
+    return load_with(t, t->trained, err);
+}
+
 /* From adapters in memory to the finished file. */
 static int
 finish(struct tune_exits *t, struct err *err)
 {
     int rc;
 
-    if ((rc = write_adapters(t, err)) || (rc = load_with(t, t->trained, err)) ||
+    if ((rc = store(t, err)) ||
         (rc = exit_judge_run(t->judged, t->loaded.backend, t->rows, MAX_CHECK, err)) ||
         (!t->no_screens && (rc = fit_screens(t, err))) || (rc = write_exits(t, err)) ||
         (rc = load_with(t, t->out, err)))
@@ -354,6 +393,7 @@ release(struct tune_exits *t)
 {
     for (int i = 0; i < MODEL_MAX_EXITS; i++)
         exit_adapter_free(&t->adapters[i]);
+    exit_trust_free(t->trusts, MODEL_MAX_EXITS);
     screen_fit_free(t->screens, MODEL_MAX_EXITS);
     screen_rows_free(&t->screen_rows);
     threads_free(t->pool);
@@ -467,6 +507,8 @@ parse(struct tune_exits *t, int argc, char **argv, int *status)
           "write the prompts there, as .jsonl", 0, 0 },
         { "rows", 0, OPTIONS_TEXT, &t->rows_path, "FILE",
           "keep what was collected, or take it again (default: OUT.rows)", 0, 0 },
+        { "more-rows", 0, OPTIONS_TEXTS, &t->more_rows, "FILE...",
+          "rows to train on as well, of runs with --collect-only", 0, 0 },
         { "collect-only", 0, OPTIONS_FLAG, &t->collect_only, NULL,
           "end when the rows are there", 0, 0 },
         { "top", 0, OPTIONS_INT, &t->n_top, "N",
@@ -479,6 +521,8 @@ parse(struct tune_exits *t, int argc, char **argv, int *status)
         { "batch", 0, OPTIONS_INT, &t->batch, "N", "rows of a step (default 192)", 1,
           65536 },
         { "rate", 0, OPTIONS_REAL, &t->rate, "X", "of learning (default 0.0012)", 0, 0 },
+        { "dropout", 0, OPTIONS_REAL, &t->dropout, "X",
+          "share of an adapter that a step leaves out (default 0.1)", 0, 0 },
         { "patience", 0, OPTIONS_INT, &t->patience, "N",
           "end after N checks without progress; 0: never (default 0)", 0, 1 << 24 },
         { "adapters", 0, OPTIONS_TEXT, &adapters, "q8_0|f16",
@@ -487,6 +531,8 @@ parse(struct tune_exits *t, int argc, char **argv, int *status)
           "of the screens, a multiple of 32 (default 96)", 32, 65536 },
         { "candidates", 0, OPTIONS_INT, &t->n_candidates, "N",
           "of the screens (default 256)", 1, MODEL_MAX_CANDIDATES },
+        { "no-trust", 0, OPTIONS_FLAG, &t->no_trust, NULL,
+          "confidence is the largest probability alone", 0, 0 },
         { "no-screens", 0, OPTIONS_FLAG, &t->no_screens, NULL, "fit none", 0, 0 },
         { "resume", 0, OPTIONS_FLAG, &t->resume, NULL,
           "go on with an interrupted training", 0, 0 },
@@ -532,6 +578,7 @@ cmd_tune_exits(int argc, char **argv)
                             .steps = { 1, { 12000 } },
                             .batch = 192,
                             .rate = 0.0012,
+                            .dropout = 0.1,
                             .rank = 96,
                             .n_candidates = 256,
                             .seed = 1 };

@@ -6,9 +6,9 @@
 #include "common/memory.h"
 
 #define STEP     ((size_t)256)
-#define N_THETAS 6
+#define N_THETAS 7
 
-static const float thetas[N_THETAS] = { 0.6f, 0.7f, 0.8f, 0.9f, 0.95f, 0.98f };
+static const float thetas[N_THETAS] = { 0.6f, 0.7f, 0.8f, 0.9f, 0.95f, 0.98f, 0.99f };
 
 struct judge {
     struct backend *b;

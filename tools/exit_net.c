@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "common/memory.h"
+#include "common/random.h"
 
 #define RMS_EPS 1e-5f /* doc/NUMERICS.md, 10 */
 #define TILE    96    /* outputs of a matrix whose gradient is made at once */
@@ -111,9 +112,26 @@ through(float *y, const float *x, const float *m, size_t n, size_t in, size_t ou
                 (int)in, m, (int)in, keep, y, (int)out);
 }
 
+static void
+drop_some(float *x, size_t w, size_t first, size_t n, struct exit_net_drop drop)
+{
+    float grow = 256.0f / (float)(256 - drop.n_of_256);
+
+    for (size_t r = 0; drop.n_of_256 > 0 && r < n; r++) {
+        uint64_t state = drop.salt + (first + r) * 0x9e3779b97f4a7c15u, bits = 0;
+
+        for (size_t j = 0; j < w; j++, bits >>= 8) {
+            if (j % 8 == 0)
+                bits = random_next(&state);
+            x[r * w + j] = (bits & 0xff) < drop.n_of_256 ? 0 : grow * x[r * w + j];
+        }
+    }
+}
+
 void
 exit_net_forward(const struct exit_net *e, const struct kernels *k,
-                 const struct exit_net_rows *r, size_t from, size_t n)
+                 const struct exit_net_rows *r, size_t from, size_t n,
+                 struct exit_net_drop drop)
 {
     const size_t d = e->d, w = e->w;
     const float *t = r->t + from * d;
@@ -127,6 +145,7 @@ exit_net_forward(const struct exit_net *e, const struct kernels *k,
     through(r->gate + from * w, t, e->p + exit_net_gate_at(e), n, d, w, 0);
     through(r->up + from * w, t, e->p + exit_net_up_at(e), n, d, w, 0);
     k->swiglu(r->mid + from * w, r->gate + from * w, r->up + from * w, n * w);
+    drop_some(r->mid + from * w, w, from, n, drop);
     through(z, r->mid + from * w, e->p + exit_net_down_at(e), n, w, d, 1);
 }
 
@@ -146,7 +165,8 @@ swiglu_back(float *restrict gate, float *restrict up, const float *restrict silu
 
 void
 exit_net_backward(const struct exit_net *e, const struct kernels *k,
-                  const struct exit_net_rows *r, size_t from, size_t n, float *room)
+                  const struct exit_net_rows *r, size_t from, size_t n, float *room,
+                  struct exit_net_drop drop)
 {
     const size_t d = e->d, w = e->w;
     float *mid = room, *silu = room + n * w;
@@ -156,6 +176,7 @@ exit_net_backward(const struct exit_net *e, const struct kernels *k,
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)w, (int)d, 1,
                 r->z + from * d, (int)d, e->p + exit_net_down_at(e), (int)w, 0, mid,
                 (int)w);
+    drop_some(mid, w, from, n, drop);
     for (size_t i = 0; i < n * w; i++)
         silu[i] = 1;
     k->swiglu(silu, r->gate + from * w, silu, n * w);

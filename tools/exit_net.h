@@ -19,6 +19,7 @@
 #define CE_TOOLS_EXIT_NET_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "common/error.h"
 #include "engine/kernels.h"
@@ -75,14 +76,24 @@ void exit_net_rows_fini(struct exit_net_rows *r);
 void exit_net_put(const struct exit_net *e, const struct kernels *k,
                   const struct exit_net_rows *r, size_t i, const float *x);
 
+/* Dropout (Srivastava et al., 2014): a share of the hidden layer's numbers is 0 in a step
+ * and the others grow for it, so that no number can rely on another. Which they are is a
+ * function of salt and row. */
+struct exit_net_drop {
+    uint64_t salt;
+    unsigned n_of_256; /* how many are dropped; 0: none */
+};
+
 /* z of rows [from, from + n). */
 void exit_net_forward(const struct exit_net *e, const struct kernels *k,
-                      const struct exit_net_rows *r, size_t from, size_t n);
+                      const struct exit_net_rows *r, size_t from, size_t n,
+                      struct exit_net_drop drop);
 
-/* After forward, and after z of these rows was replaced by the loss's gradient with
- * respect to it: gate and up likewise. room: [2 * n, w]. */
+/* After forward with the same drop, and after z of these rows was replaced by the loss's
+ * gradient with respect to it: gate and up likewise. room: [2 * n, w]. */
 void exit_net_backward(const struct exit_net *e, const struct kernels *k,
-                       const struct exit_net_rows *r, size_t from, size_t n, float *room);
+                       const struct exit_net_rows *r, size_t from, size_t n, float *room,
+                       struct exit_net_drop drop);
 
 /* After backward of rows [0, n): grad [e->n] := scale * gradient, in pieces. A tile
  * writes its piece and returns the sum of its squares. */

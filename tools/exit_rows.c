@@ -17,6 +17,7 @@
 
 #include "common/half.h"
 #include "common/memory.h"
+#include "common/sha256.h"
 #include "tools/exit_sums.h"
 
 #define VERSION  1
@@ -55,6 +56,7 @@ struct exit_rows {
     size_t n_training; /* so far */
     size_t n_summed;
     struct exit_sums sums[MODEL_MAX_EXITS];
+    struct exit_rows *more; /* rows that follow these */
 };
 
 /* ---- both ---- */
@@ -118,6 +120,7 @@ exit_rows_close(struct exit_rows *r)
 {
     if (!r)
         return;
+    exit_rows_close(r->more);
     if (r->f)
         fclose(r->f);
     else if (r->fd >= 0)
@@ -527,7 +530,35 @@ exit_rows_shape(const struct exit_rows *r)
 size_t
 exit_rows_count(const struct exit_rows *r, bool held_out)
 {
-    return r->count[held_out];
+    size_t n = 0;
+
+    for (; r; r = r->more)
+        n += r->count[held_out];
+    return n;
+}
+
+int
+exit_rows_append(struct exit_rows *r, struct exit_rows *more, struct err *err)
+{
+    const struct exit_rows_shape *a = &r->shape, *b = &more->shape;
+    struct exit_rows *last = r;
+    uint8_t recipes[64];
+
+    if (a->n_exits != b->n_exits || a->d_model != b->d_model ||
+        a->n_vocab != b->n_vocab || a->n_top != b->n_top ||
+        memcmp(a->layers, b->layers, (size_t)a->n_exits * sizeof(a->layers[0])) != 0 ||
+        memcmp(a->fingerprint, b->fingerprint, sizeof(a->fingerprint)) != 0) {
+        err_set(err, CE_EMISMATCH, "%s: rows of another model, other exits or --top",
+                more->path);
+        exit_rows_close(more);
+        return CE_EMISMATCH;
+    }
+    memcpy(recipes, a->recipe, 32);
+    memcpy(recipes + 32, b->recipe, 32);
+    while (last->more)
+        last = last->more;
+    last->more = more;
+    return sha256_bytes(recipes, sizeof(recipes), r->shape.recipe, err);
 }
 
 /* d halves, which lie in the second half of `state`, to floats in all of it. Each is read
@@ -553,12 +584,15 @@ int
 exit_rows_read(const struct exit_rows *r, bool held_out, size_t i, float *const *states,
                int32_t *ids, float *logp, struct err *err)
 {
-    size_t n_top = (size_t)r->shape.n_top, half = r->d * sizeof(uint16_t);
-    size_t row = r->list[held_out][i];
-    uint64_t at = sizeof(struct head) + (uint64_t)row * r->row_bytes;
+    size_t n_top = (size_t)r->shape.n_top, half = r->d * sizeof(uint16_t), row;
     bool ok = true;
+    uint64_t at;
     int rc = 0;
 
+    for (; i >= r->count[held_out]; r = r->more)
+        i -= r->count[held_out];
+    row = r->list[held_out][i];
+    at = sizeof(struct head) + (uint64_t)row * r->row_bytes;
     for (int k = 0; rc == 0 && k < r->shape.n_exits; k++, at += half) {
         if (!states[k])
             continue;

@@ -78,8 +78,14 @@ int exit_rows_finish(struct exit_rows *r, struct err *err) CE_MUSTCHECK;
 /* CE_EFORMAT with the reason when it is no complete file of rows. */
 int exit_rows_open(struct exit_rows **out, const char *path,
                    struct err *err) CE_MUSTCHECK;
-/* Accepts NULL. The file stays; one that is not finished goes. */
+/* Accepts NULL. Files stay; one that is not finished goes. */
 void exit_rows_close(struct exit_rows *r);
+
+/* Let `more`, which belongs to r from now on, follow r's rows: they are read as rows of
+ * one file, whose recipe is of both. The sums stay r's own. CE_EMISMATCH when they are of
+ * another model or shape; then `more` is closed. */
+int exit_rows_append(struct exit_rows *r, struct exit_rows *more,
+                     struct err *err) CE_MUSTCHECK;
 
 const struct exit_rows_shape *exit_rows_shape(const struct exit_rows *r);
 

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "common/memory.h"
+#include "common/random.h"
 #include "tools/adam.h"
 #include "tools/exit_start.h"
 
@@ -38,12 +39,23 @@ struct row_batch {
     size_t first, of, n_all; /* without a list */
     size_t n;
     const float *rates; /* [n_exits] of a step; NULL: judge */
+    size_t step;
 };
 
 static bool
 rests(const struct row_batch *b, int exit)
 {
     return b->rates && !(b->rates[exit] > 0);
+}
+
+static struct exit_net_drop
+dropped(const struct row_batch *b, int exit)
+{
+    uint64_t state = b->s->seed + b->step * MODEL_MAX_EXITS + (uint64_t)exit;
+
+    return b->rates ? (struct exit_net_drop){ random_next(&state),
+                                              (unsigned)(256 * b->s->dropout) }
+                    : (struct exit_net_drop){ 0 };
 }
 
 static size_t
@@ -128,16 +140,17 @@ block_part(void *arg, int tid, int n_threads)
             struct exit_student *e = &s->exits[task / n_blocks];
             size_t at = task % n_blocks * BLOCK, left = b->n - at;
             size_t n = left < BLOCK ? left : BLOCK;
+            struct exit_net_drop drop = dropped(b, (int)(task / n_blocks));
 
             if (rests(b, (int)(task / n_blocks)))
                 continue;
-            exit_net_forward(&e->net, s->k, &e->rows, at, n);
+            exit_net_forward(&e->net, s->k, &e->rows, at, n, drop);
             exit_loss_rows(s->loss, w->room, e->rows.z + at * e->net.d, n,
                            s->ids + at * (size_t)s->n_top,
                            s->logp + at * (size_t)s->n_top, s->n_top, b->rates,
                            e->said + at);
             if (b->rates)
-                exit_net_backward(&e->net, s->k, &e->rows, at, n, w->scratch);
+                exit_net_backward(&e->net, s->k, &e->rows, at, n, w->scratch, drop);
         }
     }
 }
@@ -274,7 +287,7 @@ int
 exit_steps_train(struct exit_steps *s, const uint32_t *which, size_t n, size_t step,
                  const float *rates, struct exit_mark *marks, struct err *err)
 {
-    struct row_batch b = { .s = s, .which = which, .n = n, .rates = rates };
+    struct row_batch b = { .s = s, .which = which, .n = n, .rates = rates, .step = step };
     struct update u = { s, n, rates, step };
     int rc;
 
@@ -396,6 +409,7 @@ exit_steps_init(struct exit_steps *s, const struct model *m, const struct exit_r
     s->source = rows;
     s->k = k;
     s->pool = pool;
+    s->seed = seed;
     s->n_exits = shape->n_exits;
     s->n_top = shape->n_top;
     s->capacity = batch < BLOCK ? BLOCK : batch; /* judging takes them all */

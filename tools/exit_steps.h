@@ -37,6 +37,7 @@ struct exit_mark {
 struct exit_steps {
     int n_exits;
     struct exit_student exits[MODEL_MAX_EXITS];
+    double dropout; /* share of adapters' hidden numbers that a step drops, below 1 */
     double kept; /* share of the gradient that the last step's cut left, of all exits */
     /* The rest is private. */
     const struct exit_rows *source;
@@ -45,6 +46,7 @@ struct exit_steps {
     struct exit_loss *loss;
     struct exit_worker *workers; /* [threads] */
     size_t capacity;
+    uint64_t seed;
     int n_top;
     int32_t *ids; /* [capacity, n_top] */
     float *logp;  /* [capacity, n_top] */

@@ -250,6 +250,8 @@ check_params(const struct model *m, const struct exit_rows *rows,
     if (p->batch < 1 || p->batch > 1 << 20 || !(p->rate > 0) || !isfinite(p->rate) ||
         p->patience < 0)
         return err_set(err, CE_EINVAL, "batch and rate must be above 0");
+    if (!(p->dropout >= 0) || p->dropout > 0.9)
+        return err_set(err, CE_EINVAL, "dropout must be from 0 to 0.9");
     for (int e = 0; e < shape->n_exits; e++) {
         if (p->widths[e] < 0 || p->widths[e] > 1 << 20)
             return err_set(err, CE_EINVAL, "an adapter cannot be %d wide", p->widths[e]);
@@ -269,7 +271,7 @@ identify(const struct exit_rows *rows, const struct exit_tune_params *p, uint8_t
     struct {
         uint8_t fingerprint[32], recipe[32];
         uint64_t numbers[7];
-        double rate;
+        double rate, dropout;
         int64_t exits[3 * MODEL_MAX_EXITS];
     } all;
 
@@ -284,6 +286,7 @@ identify(const struct exit_rows *rows, const struct exit_tune_params *p, uint8_t
     all.numbers[5] = (uint64_t)p->batch;
     all.numbers[6] = p->seed;
     all.rate = p->rate;
+    all.dropout = p->dropout;
     for (int e = 0; e < s->n_exits; e++) {
         all.exits[3 * e] = s->layers[e];
         all.exits[3 * e + 1] = p->widths[e];
@@ -325,6 +328,7 @@ init(struct tune *t, const struct model *m, struct err *err)
         (rc = exit_steps_init(&t->steps, m, t->rows, k, t->pool, t->p->widths,
                               (size_t)t->p->batch, t->p->seed, err)) != 0)
         return rc;
+    t->steps.dropout = t->p->dropout;
     t->n_rows = exit_rows_count(t->rows, false);
     t->order = mem_array_alloc(t->n_rows, sizeof(*t->order));
     t->batch = mem_array_alloc((size_t)t->p->batch, sizeof(*t->batch));

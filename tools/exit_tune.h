@@ -38,10 +38,11 @@ struct exit_adapter {
 struct exit_tune_params {
     int widths[MODEL_MAX_EXITS];   /* of each exit's hidden layer; 0: affine alone */
     size_t steps[MODEL_MAX_EXITS]; /* of each exit, at most; then it rests */
-    int batch;                     /* rows of a step */
-    double rate;                   /* Adam's, after warm-up; e.g. 1e-3 */
-    int patience; /* held-out checks without a better loss before the end;
-                     0: all steps */
+    double dropout; /* share of the hidden layer that a step drops, 0 to 0.9 */
+    int batch;      /* rows of a step */
+    double rate;    /* Adam's, after warm-up; e.g. 1e-3 */
+    int patience;   /* held-out checks without a better loss before the end;
+                       0: all steps */
     uint64_t seed;
     int threads; /* 0: all cores allowed */
     const char *cpu;

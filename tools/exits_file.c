@@ -133,6 +133,12 @@ add_exit(struct job *j, int i, struct err *err)
     if (x->kind == MODEL_EXIT_MLP)
         gguf_writer_tensor(j->w, x->map_bias->name, x->map_bias->type,
                            x->map_bias->n_dims, x->map_bias->ne, x->map_bias->data);
+    if (x->trust) {
+        gguf_writer_tensor(j->w, x->trust->name, GGUF_F32, x->trust->n_dims, x->trust->ne,
+                           x->trust->data);
+        gguf_writer_tensor(j->w, x->trust_bias->name, GGUF_F32, x->trust_bias->n_dims,
+                           x->trust_bias->ne, x->trust_bias->data);
+    }
     if (!s)
         return 0;
     snprintf(name, sizeof(name), "exit.%d.screen.down.weight", x->layer);
@@ -164,6 +170,9 @@ exits_file_write(const struct exits_file *e, const char *path, struct err *err)
 }
 
 /* ---- adapters just trained ---- */
+
+#define PARTS_OF_ADAPTER 5
+#define PARTS_TRAINED    (PARTS_OF_ADAPTER + 2) /* and the trust's */
 
 static void
 add_trained_keys(struct gguf_writer *w, const struct exits_adapters *a)
@@ -221,6 +230,22 @@ add_trained(struct gguf_writer *w, int layer, const char *part, uint32_t type,
 }
 
 static int
+add_trust(struct gguf_writer *w, const struct exits_adapters *a, int i, void **data,
+          struct err *err)
+{
+    const struct exit_trust *t = a->trusts ? &a->trusts[i] : NULL;
+    int l = a->layers[i], rc;
+
+    if (!t || !t->weight)
+        return 0;
+    rc = add_trained(w, l, "trust.weight", GGUF_F32, t->weight, 2, a->adapters[i].d, 2,
+                     &data[0], err);
+    return rc != 0 ? rc
+                   : add_trained(w, l, "trust.bias", GGUF_F32, t->bias, 1, 2, 1, &data[1],
+                                 err);
+}
+
+static int
 add_adapter(struct gguf_writer *w, const struct exits_adapters *a, int i, void **data,
             struct err *err)
 {
@@ -246,7 +271,7 @@ int
 exits_file_write_adapters(const struct exits_adapters *a, const char *path,
                           struct err *err)
 {
-    void *data[MODEL_MAX_EXITS][5] = { { NULL } };
+    void *data[MODEL_MAX_EXITS][PARTS_TRAINED] = { { NULL } };
     struct gguf_writer *w;
     int rc = gguf_writer_new(&w, err);
 
@@ -255,11 +280,13 @@ exits_file_write_adapters(const struct exits_adapters *a, const char *path,
     add_trained_keys(w, a);
     for (int i = 0; rc == 0 && i < a->n_exits; i++)
         rc = add_adapter(w, a, i, data[i], err);
+    for (int i = 0; rc == 0 && i < a->n_exits; i++)
+        rc = add_trust(w, a, i, data[i] + PARTS_OF_ADAPTER, err);
     if (rc == 0)
         rc = gguf_writer_finish(w, path, err);
     gguf_writer_free(w);
     for (int i = 0; i < a->n_exits; i++) {
-        for (int k = 0; k < 5; k++)
+        for (int k = 0; k < PARTS_TRAINED; k++)
             mem_free(data[i][k]);
     }
     return rc;

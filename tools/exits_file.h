@@ -13,6 +13,7 @@
 
 #include "common/error.h"
 #include "engine/model.h"
+#include "tools/exit_trust.h"
 #include "tools/exit_tune.h"
 
 struct exits_screen { /* data borrowed */
@@ -36,6 +37,7 @@ struct exits_adapters {
     int n_exits;
     const int *layers;                   /* [n_exits] ascending */
     const struct exit_adapter *adapters; /* [n_exits] */
+    const struct exit_trust *trusts;     /* [n_exits]; NULL: none */
     uint32_t type;                       /* of the matrices */
     size_t n_rows, n_steps;
     uint64_t seed;

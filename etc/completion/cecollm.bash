@@ -67,9 +67,9 @@ _cecollm_model_options() {
             --seed $engine --json ;;
     tune-exits)
         echo --layers --data --output --self --invent --summaries --tokens \
-            --answer-tokens --exclude --save-prompts --rows --collect-only --top --width \
-            --steps --batch --rate --patience --adapters --rank --candidates \
-            --no-screens --resume --seed $engine --json ;;
+            --answer-tokens --exclude --save-prompts --rows --more-rows --collect-only \
+            --top --width --steps --batch --rate --dropout --patience --adapters --rank \
+            --candidates --no-trust --no-screens --resume --seed $engine --json ;;
     eval-exits)
         echo --prompts --limit --max-tokens --thetas --no-frontier --choose --record \
             --edge-ms-block --cloud-ms --rtt-ms --width --exits --exit-layers $engine \

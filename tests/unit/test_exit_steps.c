@@ -39,6 +39,7 @@ struct world {
     int32_t ids[ROWS * N_TOP];
     float logp[ROWS * N_TOP], x[ROWS * D], scratch[2 * ROWS * W];
     struct exit_loss_row said[ROWS];
+    struct exit_net_drop drop;
 };
 
 /* Uniform in [-1, 1). */
@@ -123,11 +124,11 @@ run(struct world *s, bool gradient)
 {
     double sum = 0;
 
-    exit_net_forward(&s->net, s->k, &s->rows, 0, ROWS);
+    exit_net_forward(&s->net, s->k, &s->rows, 0, ROWS, s->drop);
     exit_loss_rows(s->loss, s->room, s->rows.z, ROWS, s->ids, s->logp, N_TOP, gradient,
                    s->said);
     if (gradient)
-        exit_net_backward(&s->net, s->k, &s->rows, 0, ROWS, s->scratch);
+        exit_net_backward(&s->net, s->k, &s->rows, 0, ROWS, s->scratch, s->drop);
     for (int r = 0; r < ROWS; r++)
         sum += s->said[r].loss / ROWS;
     return sum;
@@ -135,7 +136,7 @@ run(struct world *s, bool gradient)
 
 /* Along each part's own gradient the loss rises as fast as the gradient says. */
 static void
-test_gradient(void **state)
+check_gradient(struct exit_net_drop drop)
 {
     struct world *s = world_new(GGUF_F32, 0);
     const struct exit_net *e = &s->net;
@@ -148,7 +149,7 @@ test_gradient(void **state)
     float *g = calloc(e->n, sizeof(*g)), *p = calloc(e->n, sizeof(*p));
     double all = 0, squares = 0;
 
-    (void)state;
+    s->drop = drop;
     assert_non_null(g);
     assert_non_null(p);
     memcpy(p, e->p, e->n * sizeof(*p));
@@ -177,6 +178,31 @@ test_gradient(void **state)
     free(p);
     free(g);
     world_free(s);
+}
+
+static void
+test_gradient(void **state)
+{
+    (void)state;
+    check_gradient((struct exit_net_drop){ 0 });
+}
+
+/* A drop is a function, and what is 0 on the way there is 0 on the way back. */
+static void
+test_dropout(void **state)
+{
+    struct world *s = world_new(GGUF_F32, 0);
+    size_t zeros = 0;
+    double plain = run(s, false);
+
+    (void)state;
+    s->drop = (struct exit_net_drop){ 77, 64 };
+    assert_true(run(s, false) != plain);
+    for (size_t i = 0; i < (size_t)ROWS * W; i++)
+        zeros += s->rows.mid[i] == 0;
+    assert_in_range(zeros, ROWS * W / 8, ROWS * W * 3 / 8);
+    world_free(s);
+    check_gradient((struct exit_net_drop){ 77, 64 });
 }
 
 /* The loss of one row against the definition, by doubles. */
@@ -281,7 +307,7 @@ test_least_squares(void **state)
     assert_int_equal(exit_start(&e, xx, xy, N, t2, 1), 0);
     for (size_t r = 0; r < N; r++)
         exit_net_put(&e, k, &rows, r, x + r * (D + 1));
-    exit_net_forward(&e, k, &rows, 0, N);
+    exit_net_forward(&e, k, &rows, 0, N, (struct exit_net_drop){ 0 });
     for (size_t i = 0; i < (size_t)N * D; i++)
         assert_true(fabsf(rows.z[i] - y[i]) < 0.02f);
     exit_net_rows_fini(&rows);
@@ -337,9 +363,9 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gradient), cmocka_unit_test(test_loss),
-        cmocka_unit_test(test_cut),      cmocka_unit_test(test_least_squares),
-        cmocka_unit_test(test_fold),
+        cmocka_unit_test(test_gradient),      cmocka_unit_test(test_dropout),
+        cmocka_unit_test(test_loss),          cmocka_unit_test(test_cut),
+        cmocka_unit_test(test_least_squares), cmocka_unit_test(test_fold),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
