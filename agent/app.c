@@ -187,7 +187,7 @@ static int
 open_link(struct app *a, struct err *err)
 {
     const struct agent_conf *c = a->conf;
-    struct tls_files files = { c->ca, c->cert, c->key };
+    struct tls_files files = { c->ca, c->cert, c->key, NULL };
     struct cloud_link_hooks hooks = { on_up, on_down, a };
     struct cloud_link_config lc = { .base = a->base,
                                     .connect_timeout_us = c->connect_timeout_us,

@@ -39,19 +39,36 @@ struct load {
     struct seen *seen;
     int n_seen;
     struct err *err;
-    int rc;      /* the first error */
-    int rc_line; /* and its line */
+    const struct conffile_watch *watch; /* or NULL */
+    int rc;                             /* the first error */
+    int rc_line;                        /* and its line */
 };
 
 static int
 fail(struct load *l, int code, const char *name, const char *what)
 {
-    if (l->rc != CE_OK)
+    struct err mine = { 0 };
+
+    if (l->rc != CE_OK && l->watch == NULL)
         return l->rc;
-    l->rc_line = l->line;
-    l->rc = err_set(l->err, code, "%s:%d: %s%s%s", l->path, l->line, name,
-                    name[0] != '\0' ? ": " : "", what);
-    return l->rc;
+    err_set(&mine, code, "%s:%d: %s%s%s", l->path, l->line, name,
+            name[0] != '\0' ? ": " : "", what);
+    if (l->watch != NULL)
+        l->watch->problem(l->watch->arg, mine.text);
+    if (l->rc == CE_OK) {
+        l->rc_line = l->line;
+        l->rc = code;
+        if (l->err != NULL)
+            *l->err = mine;
+    }
+    return code;
+}
+
+/* Without a watch nothing is looked at behind the first error. */
+static bool
+is_over(const struct load *l)
+{
+    return l->rc != CE_OK && l->watch == NULL;
 }
 
 static const struct conffile_section *
@@ -163,7 +180,7 @@ enter_section(struct load *l, const char *line)
     const char *end = strchr(line, ']');
     size_t len, word;
 
-    if (end == NULL || l->rc != CE_OK)
+    if (end == NULL || is_over(l))
         return;
     len = (size_t)(end - line - 1);
     memcpy(name, line + 1, len);
@@ -215,8 +232,8 @@ on_pair(void *arg, const char *section, const char *name, const char *value)
     int rc;
 
     (void)section; /* the reader knows it, uncut */
-    if (l->rc != CE_OK)
-        return 1;
+    if (is_over(l) || (l->section == NULL && l->watch != NULL))
+        return 1; /* of an unknown section, which has been said */
     key = l->section != NULL ? find_key(l->section, name) : NULL;
     if (key == NULL) {
         fail(l, CE_EINVAL, name, "unknown key");
@@ -227,12 +244,22 @@ on_pair(void *arg, const char *section, const char *name, const char *value)
     rc = conffile_value_set(key, l->base, value, why, sizeof(why));
     if (rc != CE_OK)
         fail(l, rc, name, why);
+    else if (l->watch != NULL && l->base == l->settings)
+        l->watch->set(l->watch->arg, key, l->line);
     return 1;
 }
 
 int
 conffile_load(const struct conffile_schema *schema, void *settings, const char *path,
               struct err *err)
+{
+    return conffile_load_watched(schema, settings, path, NULL, err);
+}
+
+int
+conffile_load_watched(const struct conffile_schema *schema, void *settings,
+                      const char *path, const struct conffile_watch *watch,
+                      struct err *err)
 {
     struct load l = {
         .schema = schema,
@@ -241,26 +268,38 @@ conffile_load(const struct conffile_schema *schema, void *settings, const char *
         .section = find_section(schema, "", 0),
         .base = settings,
         .err = err,
+        .watch = watch,
     };
+    struct err mine = { 0 };
     int bad_line;
 
     l.file = fopen(path, "re");
-    if (l.file == NULL)
-        return err_set(err, CE_EIO, "%s: %s", path, strerror(errno));
+    if (l.file == NULL) {
+        l.rc = err_set(err, CE_EIO, "%s: %s", path, strerror(errno));
+        err_set(&mine, l.rc, "%s: %s", path, strerror(errno));
+        if (watch != NULL)
+            watch->problem(watch->arg, mine.text);
+        return l.rc;
+    }
     errno = 0;
     bad_line = ini_parse_stream(read_line, &l, on_pair, &l);
     if (ferror(l.file))
-        l.rc = err_set(err, CE_EIO, "%s: %s", path, strerror(errno));
+        err_set(&mine, CE_EIO, "%s: %s", path, strerror(errno));
+    else if (bad_line > 0 && (l.rc == CE_OK || bad_line < l.rc_line || watch != NULL))
+        err_set(&mine, CE_EINVAL, "%s:%d: expected key = value or [section]", path,
+                bad_line);
+    else if (bad_line < 0 && l.rc == CE_OK)
+        err_set(&mine, CE_ENOMEM, "%s: %s", path, err_name(CE_ENOMEM));
     fclose(l.file);
     mem_free(l.seen);
     mem_free(l.labels);
-    if (bad_line > 0 && (l.rc == CE_OK || bad_line < l.rc_line)) {
-        l.rc = err_set(err, CE_EINVAL, "%s:%d: expected key = value or [section]", path,
-                       bad_line);
-    } else if (bad_line < 0 && l.rc == CE_OK) {
-        l.rc = err_set(err, CE_ENOMEM, "%s: %s", path, err_name(CE_ENOMEM));
-    }
-    return l.rc;
+    if (mine.code == CE_OK)
+        return l.rc;
+    if (watch != NULL)
+        watch->problem(watch->arg, mine.text);
+    if (err != NULL)
+        *err = mine;
+    return mine.code;
 }
 
 /* ---- the command line ---- */
@@ -351,6 +390,29 @@ conffile_print(const struct conffile_schema *schema, FILE *out)
         for (int k = 0; k < s->n_keys; k++)
             print_key(out, &s->keys[k]);
     }
+}
+
+int
+conffile_same(const struct conffile_key *key, const void *a, const void *b)
+{
+    const char *at = (const char *)a + key->offset, *bt = (const char *)b + key->offset;
+
+    if (!conffile_value_is_text(key))
+        return memcmp(at, bt, conffile_value_size(key)) == 0;
+    at = *(char *const *)(const void *)at;
+    bt = *(char *const *)(const void *)bt;
+    return strcmp(at != NULL ? at : "", bt != NULL ? bt : "") == 0;
+}
+
+void
+conffile_swap(const struct conffile_key *key, void *a, void *b)
+{
+    unsigned char keep[sizeof(int64_t)];
+    size_t size = conffile_value_size(key);
+
+    memcpy(keep, (char *)a + key->offset, size);
+    memcpy((char *)a + key->offset, (char *)b + key->offset, size);
+    memcpy((char *)b + key->offset, keep, size);
 }
 
 void

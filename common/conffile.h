@@ -85,12 +85,33 @@ int conffile_defaults(const struct conffile_schema *schema, void *settings,
 int conffile_load(const struct conffile_schema *schema, void *settings, const char *path,
                   struct err *err) CE_MUSTCHECK;
 
+/* For who wants to know more of a file than its first problem: to list all of them,
+ * and to name the line where a value came from that turned out wrong later. */
+struct conffile_watch {
+    void *arg;
+    /* What conffile_load would have put into *err; reading goes on behind it. */
+    void (*problem)(void *arg, const char *text);
+    /* A key of a plain section was set in this line of the file. */
+    void (*set)(void *arg, const struct conffile_key *key, int line);
+};
+
+/* The same as conffile_load, with a watch. */
+int conffile_load_watched(const struct conffile_schema *schema, void *settings,
+                          const char *path, const struct conffile_watch *watch,
+                          struct err *err) CE_MUSTCHECK;
+
 /* One setting from the command line: "key=value" or "section.key=value". */
 int conffile_set(const struct conffile_schema *schema, void *settings,
                  const char *assignment, struct err *err) CE_MUSTCHECK;
 
 /* Write a settings file with every key, its help, and its default commented out. */
 void conffile_print(const struct conffile_schema *schema, FILE *out);
+
+/* Is this key's value the same in two settings? Strings that are NULL and "" are. */
+int conffile_same(const struct conffile_key *key, const void *a, const void *b);
+
+/* Exchange this key's values. */
+void conffile_swap(const struct conffile_key *key, void *a, void *b);
 
 /* Free and NULL the strings of all plain sections, or of one family member. */
 void conffile_free(const struct conffile_schema *schema, void *settings);

@@ -291,12 +291,36 @@ conffile_value_bounds(const struct conffile_key *key, char *out, size_t size)
     return (int)strlen(out);
 }
 
+bool
+conffile_value_is_text(const struct conffile_key *key)
+{
+    return key->type == CONFFILE_STRING || key->type == CONFFILE_PATH;
+}
+
+size_t
+conffile_value_size(const struct conffile_key *key)
+{
+    switch (key->type) {
+    case CONFFILE_BOOL:
+        return sizeof(bool);
+    case CONFFILE_ENUM:
+        return sizeof(int);
+    case CONFFILE_DOUBLE:
+        return sizeof(double);
+    case CONFFILE_STRING:
+    case CONFFILE_PATH:
+        return sizeof(char *);
+    default:
+        return sizeof(int64_t);
+    }
+}
+
 void
 conffile_value_free(const struct conffile_key *key, void *base)
 {
     char **at = field(key, base);
 
-    if (key->type != CONFFILE_STRING && key->type != CONFFILE_PATH)
+    if (!conffile_value_is_text(key))
         return;
     mem_free(*at);
     *at = NULL;

@@ -4,6 +4,8 @@
 #ifndef CE_COMMON_CONFFILE_VALUE_H
 #define CE_COMMON_CONFFILE_VALUE_H
 
+#include <stdbool.h>
+
 #include "common/conffile.h"
 
 #define CONFFILE_MAX_LINE 256
@@ -16,6 +18,10 @@ int conffile_value_set(const struct conffile_key *key, void *base, const char *t
 /* "1 to 64.", "One of: a, b." and so on into `out`; returns the length, 0 when
  * there is nothing to say. */
 int conffile_value_bounds(const struct conffile_key *key, char *out, size_t size);
+
+/* Bytes of the key's field, at most eight; is it a string of its own? */
+size_t conffile_value_size(const struct conffile_key *key);
+bool conffile_value_is_text(const struct conffile_key *key);
 
 void conffile_value_free(const struct conffile_key *key, void *base);
 

@@ -54,22 +54,33 @@ check_readable(const char *kind, const char *path, struct err *err)
     return CE_OK;
 }
 
+static void
+date_text(const ASN1_TIME *time, char text[40])
+{
+    struct tm tm;
+
+    snprintf(text, 40, "?");
+    if (time != NULL && ASN1_TIME_to_tm(time, &tm))
+        strftime(text, 40, "%Y-%m-%d %H:%M:%S UTC", &tm);
+}
+
 static int
 check_dates(const X509 *cert, const char *path, struct err *err)
 {
     const ASN1_TIME *from = X509_get0_notBefore(cert);
     const ASN1_TIME *until = X509_get0_notAfter(cert);
-    const char *what = NULL;
-    struct tm tm;
-    char date[40] = "?";
+    const char *what;
+    char date[40];
 
-    if (X509_cmp_current_time(until) <= 0 && ASN1_TIME_to_tm(until, &tm))
+    if (X509_cmp_current_time(until) <= 0) {
         what = "certificate expired on";
-    else if (X509_cmp_current_time(from) > 0 && ASN1_TIME_to_tm(from, &tm))
+        date_text(until, date);
+    } else if (X509_cmp_current_time(from) > 0) {
         what = "certificate is not valid before";
-    if (what == NULL)
+        date_text(from, date);
+    } else {
         return CE_OK;
-    strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S UTC", &tm);
+    }
     return err_set(err, CE_EAUTH, "%s: %s %s", path, what, date);
 }
 
@@ -84,40 +95,173 @@ no_password(char *buf, int size, int rwflag, void *arg)
 }
 
 static int
-load_files(SSL_CTX *ctx, const struct tls_files *f, struct err *err)
+load_ca(SSL_CTX *ctx, const struct tls_files *f, struct err *err)
 {
-    int rc;
+    int rc = check_readable("CA", f->ca, err);
 
-    if ((rc = check_readable("CA", f->ca, err)) != CE_OK ||
-        (rc = check_readable("certificate", f->cert, err)) != CE_OK ||
-        (rc = check_readable("private key", f->key, err)) != CE_OK)
+    if (rc == CE_OK && SSL_CTX_load_verify_locations(ctx, f->ca, NULL) != 1)
+        rc = err_set(err, CE_EFORMAT, "%s: holds no CA certificate (PEM)", f->ca);
+    return rc;
+}
+
+static int
+load_cert(SSL_CTX *ctx, const struct tls_files *f, struct err *err)
+{
+    int rc = check_readable("certificate", f->cert, err);
+
+    if (rc != CE_OK)
+        return rc;
+    if (SSL_CTX_use_certificate_chain_file(ctx, f->cert) != 1)
+        return err_set(err, CE_EFORMAT, "%s: holds no certificate (PEM)", f->cert);
+    return check_dates(SSL_CTX_get0_certificate(ctx), f->cert, err);
+}
+
+/* After the certificate. */
+static int
+load_key(SSL_CTX *ctx, const struct tls_files *f, struct err *err)
+{
+    int rc = check_readable("private key", f->key, err), reason;
+
+    if (rc != CE_OK)
         return rc;
     SSL_CTX_set_default_passwd_cb(ctx, no_password);
-    ERR_clear_error();
-    if (SSL_CTX_load_verify_locations(ctx, f->ca, NULL) != 1) {
-        ERR_clear_error();
-        return err_set(err, CE_EFORMAT, "%s: holds no CA certificate (PEM)", f->ca);
-    }
-    if (SSL_CTX_use_certificate_chain_file(ctx, f->cert) != 1) {
-        ERR_clear_error();
-        return err_set(err, CE_EFORMAT, "%s: holds no certificate (PEM)", f->cert);
-    }
-    if ((rc = check_dates(SSL_CTX_get0_certificate(ctx), f->cert, err)) != CE_OK)
-        return rc;
     if (SSL_CTX_use_PrivateKey_file(ctx, f->key, SSL_FILETYPE_PEM) != 1) {
-        int other = ERR_GET_REASON(ERR_peek_last_error()) == X509_R_KEY_VALUES_MISMATCH ||
-                    ERR_GET_REASON(ERR_peek_last_error()) == X509_R_KEY_TYPE_MISMATCH;
+        reason = ERR_GET_REASON(ERR_peek_last_error());
+        if (reason != X509_R_KEY_VALUES_MISMATCH && reason != X509_R_KEY_TYPE_MISMATCH)
+            return err_set(err, CE_EFORMAT, "%s: holds no unencrypted private key (PEM)",
+                           f->key);
+    } else if (SSL_CTX_get0_certificate(ctx) == NULL ||
+               SSL_CTX_check_private_key(ctx) == 1) {
+        return CE_OK; /* without a certificate there is nothing to compare with */
+    }
+    return err_set(err, CE_EAUTH, "%s: is not the key of %s", f->key, f->cert);
+}
+
+/* Did one of our authorities sign the list? */
+static int
+crl_is_ours(X509_STORE *store, X509_CRL *crl)
+{
+    STACK_OF(X509_OBJECT) *objects = X509_STORE_get0_objects(store);
+
+    for (int i = 0; i < sk_X509_OBJECT_num(objects); i++) {
+        X509 *ca = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(objects, i));
+
+        if (ca != NULL &&
+            X509_NAME_cmp(X509_get_subject_name(ca), X509_CRL_get_issuer(crl)) == 0 &&
+            X509_CRL_verify(crl, X509_get0_pubkey(ca)) == 1)
+            return 1;
+    }
+    return 0;
+}
+
+static int
+add_crl(X509_STORE *store, const struct tls_files *f, X509_CRL *crl, struct err *err)
+{
+    const ASN1_TIME *until = X509_CRL_get0_nextUpdate(crl);
+    char date[40];
+
+    if (!crl_is_ours(store, crl))
+        return err_set(err, CE_EAUTH,
+                       "%s: holds a revocation list that no authority in %s signed",
+                       f->crl, f->ca);
+    if (until != NULL && X509_cmp_current_time(until) <= 0) {
+        date_text(until, date);
+        return err_set(err, CE_EAUTH, "%s: the revocation list was to be renewed on %s",
+                       f->crl, date);
+    }
+    if (X509_STORE_add_crl(store, crl) != 1)
+        return err_set(err, CE_ENOMEM, "%s: no memory", f->crl);
+    return CE_OK;
+}
+
+/* After the authorities. */
+static int
+load_crl(SSL_CTX *ctx, const struct tls_files *f, struct err *err)
+{
+    X509_STORE *store = SSL_CTX_get_cert_store(ctx);
+    X509_CRL *crl;
+    BIO *file;
+    int rc, n = 0;
+
+    if (f->crl == NULL || f->crl[0] == '\0')
+        return CE_OK;
+    rc = check_readable("revocation list", f->crl, err);
+    if (rc != CE_OK)
+        return rc;
+    file = BIO_new_file(f->crl, "r");
+    if (file == NULL)
+        return tls_error(err, CE_EIO, NULL, f->crl);
+    while (rc == CE_OK &&
+           (crl = PEM_read_bio_X509_CRL(file, NULL, no_password, NULL)) != NULL) {
+        rc = add_crl(store, f, crl, err);
+        X509_CRL_free(crl);
+        n++;
+    }
+    if (rc == CE_OK &&
+        (n == 0 || ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE))
+        rc = err_set(err, CE_EFORMAT, "%s: %s", f->crl,
+                     n == 0 ? "holds no revocation list (PEM)" : "is damaged");
+    BIO_free(file);
+    if (rc == CE_OK)
+        X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK);
+    return rc;
+}
+
+/* In this order: the later ones look at what the earlier ones loaded. */
+static int (*const loaders[TLS_N_FILES])(SSL_CTX *, const struct tls_files *,
+                                         struct err *) = {
+    [TLS_FILE_CA] = load_ca,
+    [TLS_FILE_CERT] = load_cert,
+    [TLS_FILE_KEY] = load_key,
+    [TLS_FILE_CRL] = load_crl,
+};
+
+static int
+load_files(SSL_CTX *ctx, const struct tls_files *f, struct err *err)
+{
+    int rc = CE_OK;
+
+    for (int i = 0; i < TLS_N_FILES && rc == CE_OK; i++) {
+        ERR_clear_error();
+        rc = loaders[i](ctx, f, err);
+    }
+    ERR_clear_error();
+    return rc;
+}
+
+int
+tls_files_check(const struct tls_files *files,
+                void (*problem)(void *arg, enum tls_file which, const struct err *err),
+                void *arg)
+{
+    SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
+    struct err err = { 0 };
+    int first = CE_OK;
+
+    if (ctx == NULL)
+        return tls_error(NULL, CE_ENOMEM, NULL, "TLS context");
+    for (int i = 0; i < TLS_N_FILES; i++) {
+        int rc;
 
         ERR_clear_error();
-        return other ? err_set(err, CE_EAUTH, "%s: is not the key of %s", f->key, f->cert)
-                     : err_set(err, CE_EFORMAT,
-                               "%s: holds no unencrypted private key (PEM)", f->key);
+        rc = loaders[i](ctx, files, &err);
+        if (rc == CE_OK)
+            continue;
+        problem(arg, (enum tls_file)i, &err);
+        if (first == CE_OK)
+            first = rc;
     }
-    if (SSL_CTX_check_private_key(ctx) != 1) {
-        ERR_clear_error();
-        return err_set(err, CE_EAUTH, "%s: is not the key of %s", f->key, f->cert);
-    }
-    return CE_OK;
+    ERR_clear_error();
+    SSL_CTX_free(ctx);
+    return first;
+}
+
+void
+tls_expiry(const SSL_CTX *ctx, char text[40])
+{
+    const X509 *cert = SSL_CTX_get0_certificate(ctx);
+
+    date_text(cert != NULL ? X509_get0_notAfter(cert) : NULL, text);
 }
 
 /* What both ends have in common. */

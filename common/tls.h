@@ -28,15 +28,38 @@ struct tls_files {
     const char *ca;   /* PEM, one or more authorities */
     const char *cert; /* PEM, own certificate first, then intermediates */
     const char *key;  /* PEM, not encrypted */
+    const char *crl;  /* PEM, revocation lists; NULL or "": revocation is not looked at */
+};
+
+enum tls_file {
+    TLS_FILE_CA,
+    TLS_FILE_CERT,
+    TLS_FILE_KEY,
+    TLS_FILE_CRL,
+    TLS_N_FILES,
 };
 
 /* Make a context. On failure one line names the file and what is wrong with it:
  * missing, unreadable, not PEM, expired, not yet valid, key of another
- * certificate. Free with SSL_CTX_free. */
+ * certificate, revocation list that is over or that no authority of ours signed.
+ * Free with SSL_CTX_free.
+ *
+ * With a revocation list every peer's certificate is looked up in its authority's;
+ * an authority without a list has no certificate that is believed. */
 int tls_server_new(SSL_CTX **out, const struct tls_files *files,
                    struct err *err) CE_MUSTCHECK;
 int tls_client_new(SSL_CTX **out, const struct tls_files *files,
                    struct err *err) CE_MUSTCHECK;
+
+/* Look at every file, also behind the first that is wrong; `problem` is called for
+ * each of those. Returns 0 when there is none. */
+int tls_files_check(const struct tls_files *files,
+                    void (*problem)(void *arg, enum tls_file which,
+                                    const struct err *err),
+                    void *arg) CE_MUSTCHECK;
+
+/* When the context's own certificate ends, as "2027-01-31 12:00:00 UTC". */
+void tls_expiry(const SSL_CTX *ctx, char text[40]);
 
 /* A new SSL for a client connection to `host`, a DNS name or an IP address (v6
  * without brackets): its certificate must be for exactly that. */

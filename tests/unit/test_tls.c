@@ -151,7 +151,7 @@ remove_all(void **state)
 static struct tls_files
 files(const char *ca, const char *name)
 {
-    struct tls_files f;
+    struct tls_files f = { 0 };
     char file[40];
 
     snprintf(file, sizeof(file), "%s.crt", ca);

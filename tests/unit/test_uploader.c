@@ -308,9 +308,9 @@ set_up(void **state)
              src != NULL ? src : ".", dir);
     assert_int_equal(system(command), 0);
     struct tls_files cloud = { in_dir(0, "ca.crt"), in_dir(1, "cloudd.crt"),
-                               in_dir(2, "cloudd.key") };
+                               in_dir(2, "cloudd.key"), NULL };
     struct tls_files agent = { in_dir(0, "ca.crt"), in_dir(3, "agent.crt"),
-                               in_dir(4, "agent.key") };
+                               in_dir(4, "agent.key"), NULL };
     assert_int_equal(tls_server_new(&server_ctx, &cloud, &err), 0);
     assert_int_equal(tls_client_new(&client_ctx, &agent, &err), 0);
     assert_int_equal(mailbox_new(&worker, NULL), 0);
