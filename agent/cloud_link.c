@@ -324,7 +324,7 @@ on_goaway(struct cloud_link *l, const struct frame_goaway *g)
 
     err_set(&e, CE_ECLOSED, "cloud %s:%s: is shutting down: %.*s", l->config.where.host,
             l->config.where.port, (int)g->reason.len, g->reason.data);
-    log_debug("infer goaway deadline_ms=%u", g->deadline_ms);
+    log_debug("infer goaway deadline_ms=%u retry_ms=%u", g->deadline_ms, g->retry_ms);
     tell_worker(l, CLOUD_MSG_DRAIN, 0, &e);
 }
 

@@ -179,6 +179,7 @@ struct frame_ping { /* PING and PONG */
 struct frame_goaway {
     uint32_t deadline_ms;
     struct frame_str reason;
+    uint32_t retry_ms; /* 0: nothing said */
 };
 
 struct frame_error {

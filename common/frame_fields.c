@@ -107,6 +107,7 @@ static const struct frame_field generate[] = {
 static const struct frame_field ping[] = { U64(0, ping, nonce) };
 static const struct frame_field goaway[] = {
     U32(0, goaway, deadline_ms), STR(1, goaway, reason),
+    U32_OPTIONAL(2, goaway, retry_ms),
 };
 static const struct frame_field error[] = {
     U32(0, error, code), STR(1, error, text), U32_HAS(2, error, seq, false),

@@ -130,6 +130,7 @@ sample_frame(struct frame *f, enum frame_type type, bool full)
     case FRAME_GOAWAY:
         f->u.goaway.deadline_ms = 30000;
         f->u.goaway.reason = SAMPLE("maintenance");
+        f->u.goaway.retry_ms = full ? 700 : 0;
         break;
     case FRAME_ERROR:
         f->u.error.code = 10;

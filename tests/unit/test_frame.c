@@ -118,6 +118,7 @@ compare_texts(const struct frame *a, const struct frame *b)
     case FRAME_GOAWAY:
         assert_int_equal(a->u.goaway.deadline_ms, b->u.goaway.deadline_ms);
         assert_true(same_str(a->u.goaway.reason, b->u.goaway.reason));
+        assert_int_equal(a->u.goaway.retry_ms, b->u.goaway.retry_ms);
         break;
     case FRAME_ERROR:
         assert_int_equal(a->u.error.code, b->u.error.code);
