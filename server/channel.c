@@ -29,6 +29,7 @@ channel_new(struct server *srv, const struct channel_io *io, const uint8_t cert[
     ch->io = *io;
     ch->place = FRAME_AT_CLOUD_NEW;
     ch->since_us = ch->last_us = now_us;
+    ch->idle_us = srv->idle_us;
     memcpy(ch->cert, cert, sizeof(ch->cert));
     snprintf(ch->name, sizeof(ch->name), "%s", name);
     snprintf(ch->address, sizeof(ch->address), "%s", address);

@@ -41,6 +41,7 @@ struct channel {
     bool paused;
     int64_t since_us; /* accepted */
     int64_t last_us;  /* last whole frame */
+    int64_t idle_us;  /* silent for so long it is closed; what its agent was told */
     uint8_t cert[32]; /* SHA-256 of the peer's certificate */
     char name[256];   /* its name */
     char address[80]; /* for logs */

@@ -6,18 +6,20 @@
  *              -> session  ==work==>      content, scheduler, backend
  *                          <==replies==
  *
- * Start: settings, model, backend, TLS, mailbox, backend thread, listener, the
- * ready line. Stop, by the first SIGTERM: no more accepts, GOAWAY, running
- * sequences until they end or drain_timeout; then BYE to the rest, a moment for
- * last bytes to leave, the backend thread, the model. A second SIGTERM does not wait.
+ * Start: TLS, sockets, the pages for operators, rights given up; then the loop turns
+ * and a thread loads the model and opens the backend, so that /healthz and signals are
+ * answered meanwhile; then the backend thread, accepting, the ready line.
+ * Stop: drain.h says the order. Then the backend thread, the model.
+ * Reload: cloudd_reload.c.
  */
 #include "config.h"
 
-#include "server/cloudd.h"
+#include "server/cloudd_internal.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <event2/event.h>
 
@@ -29,46 +31,27 @@
 #include "engine/model.h"
 #include "engine/tokenizer.h"
 #include "server/backend_thread.h"
+#include "server/drain.h"
 #include "server/listener.h"
+#include "server/loader.h"
 #include "server/metrics.h"
 #include "server/metrics_http.h"
+#include "server/privileges.h"
 #include "server/server.h"
+#include "server/service.h"
+#include "server/sockets.h"
+#include "server/watchdog.h"
 
-#define TICK_US       250000
-#define RESUME_US     5000
-#define LAST_BYTES_US 2500000 /* for connections to end after BYE */
-#define N_SIGNALS     5
-
-struct cloudd {
-    const struct server_conf *conf;
-    const char *conf_path;
-    struct model *model;
-    struct tokenizer *tokenizer;
-    SSL_CTX *tls;
-    struct mailbox *replies;
-    struct backend_thread *thread;
-    struct metrics metrics;
-    struct metrics_http *http; /* NULL when off */
-    struct backend_info info;  /* its pointers live as long as the backend */
-    struct server srv;
-    bool srv_ready;
-    struct event_base *base;
-    struct listener *listener;
-    int64_t tick_us; /* when the last tick was */
-    struct event *mail, *tick, *resume, *signals[N_SIGNALS];
-    int64_t drain_until_us; /* 0: serving */
-    int64_t end_until_us;   /* 0: sessions may go on */
-    enum log_level level;   /* what SIGUSR2 goes back to */
-};
+#define TICK_US   250000
+#define RESUME_US 5000
+#define STATUS_US 5000000
 
 /* ---- opening ---- */
 
-static int
-open_backend(struct cloudd *c, struct backend **out, struct err *err)
+int
+cloudd_layer_from(const struct server_conf *conf, const struct model *m, int *out,
+                  struct err *err)
 {
-    const struct server_conf *conf = c->conf;
-    const struct model *m = c->model;
-    struct backend_options opt = { 0 };
     int from = (int)conf->layer_from;
 
     if (from == 0 && m->n_exits > 0)
@@ -87,17 +70,30 @@ open_backend(struct cloudd *c, struct backend **out, struct err *err)
                        "layer_from = %d, whole_model = %s",
                        conf->model, m->layer_from, m->layer_to - 1, m->config.n_layers,
                        from, conf->whole_model ? "yes" : "no");
+    *out = from;
+    return 0;
+}
+
+static int
+open_backend(struct cloudd *c, struct backend **out, struct err *err)
+{
+    const struct server_conf *conf = c->conf;
+    struct backend_options opt = { 0 };
+    int from, rc = cloudd_layer_from(conf, c->model, &from, err);
+
+    if (rc < 0)
+        return rc;
     opt.n_threads = (int)conf->threads;
     opt.cpu = conf->cpu;
     opt.packing_off = !conf->packing;
     opt.packing_cache = conf->packing_cache;
     opt.layer_from = conf->whole_model ? 0 : from;
-    opt.layer_to = m->config.n_layers;
+    opt.layer_to = c->model->config.n_layers;
     opt.final_head = true;
     opt.n_ctx = (int)conf->n_ctx;
     opt.max_seqs = (int)conf->max_seqs;
     opt.kv_budget_bytes = (size_t)conf->kv_budget;
-    return backend_cpu_open(out, m, &opt, err);
+    return backend_cpu_open(out, c->model, &opt, err);
 }
 
 static void
@@ -115,13 +111,8 @@ fill_server(struct cloudd *c, const struct backend_info *info)
     srv->layer_from = info->layer_from > 0 ? (uint32_t)info->layer_from : 1;
     srv->whole_model = conf->whole_model;
     snprintf(srv->numerics, sizeof(srv->numerics), "%s", info->numerics_id);
-    snprintf(srv->node, sizeof(srv->node), "%s", conf->node);
     srv->max_seqs = (uint32_t)conf->max_seqs_per_session;
-    srv->max_sessions = (uint32_t)conf->max_sessions;
     srv->window = (uint32_t)conf->window;
-    srv->max_queued = (size_t)conf->max_queued;
-    srv->first_frame_us = conf->handshake_timeout_us;
-    srv->idle_us = conf->idle_timeout_us;
 }
 
 static void
@@ -132,49 +123,53 @@ post_work(void *arg, struct work_msg *w)
     backend_thread_post(c->thread, w);
 }
 
-/* The computing half: model, backend, thread. */
+/* The computing half. In the loader's thread: touches only what is opened here. */
 static int
-open_compute(struct cloudd *c, struct err *err)
+load_compute(void *arg, struct err *err)
 {
+    struct cloudd *c = arg;
     const struct server_conf *conf = c->conf;
-    struct backend_thread_config bt = { .window = (uint32_t)conf->window,
-                                        .step_rows = (uint32_t)conf->step_rows,
-                                        .step_budget_us = conf->step_budget_ms * 1000,
-                                        .eager = (enum content_eager)conf->eager,
-                                        .max_seqs = (uint32_t)conf->max_seqs,
-                                        .metrics = &c->metrics };
+    const struct backend_info *info;
     int rc = model_open(&c->model, conf->model, conf->exits, err);
 
     if (rc == 0 && conf->whole_model)
         rc = tokenizer_open(&c->tokenizer, c->model->file, err);
     if (rc == 0)
-        rc = mailbox_new(&c->replies, err);
-    if (rc == 0)
-        rc = open_backend(c, &bt.backend, err);
-    if (!bt.backend)
+        rc = open_backend(c, &c->backend, err);
+    if (rc < 0)
         return rc;
-    c->info = bt.backend->info;
-    fill_server(c, &bt.backend->info);
+    info = &c->backend->info;
     log_info("model=%s backend=%s numerics=%s blocks=%d..%d n_ctx=%d weights=%zu",
-             conf->model, bt.backend->info.name, bt.backend->info.numerics_id,
-             bt.backend->info.layer_from, bt.backend->info.layer_to - 1,
-             bt.backend->info.n_ctx, bt.backend->info.weight_bytes);
-    bt.tokenizer = c->tokenizer;
+             conf->model, info->name, info->numerics_id, info->layer_from,
+             info->layer_to - 1, info->n_ctx, info->weight_bytes);
+    return 0;
+}
+
+/* And its thread, when it is open. */
+static int
+start_compute(struct cloudd *c, struct err *err)
+{
+    const struct server_conf *conf = c->conf;
+    struct backend_thread_config bt = { .backend = c->backend,
+                                        .tokenizer = c->tokenizer,
+                                        .window = (uint32_t)conf->window,
+                                        .step_rows = (uint32_t)conf->step_rows,
+                                        .step_budget_us = conf->step_budget_ms * 1000,
+                                        .eager = (enum content_eager)conf->eager,
+                                        .max_seqs = (uint32_t)conf->max_seqs,
+                                        .metrics = &c->metrics };
+    int rc;
+
+    c->info = c->backend->info;
+    fill_server(c, &c->info);
+    cloudd_set_limits(c);
     rc = server_init(&c->srv, err);
     c->srv_ready = rc == 0;
     if (rc == 0)
         rc = backend_thread_start(&c->thread, &bt, c->replies, err);
-    if (rc < 0)
-        backend_close(bt.backend);
+    if (rc == 0)
+        c->backend = NULL; /* the thread's */
     return rc;
-}
-
-static int
-open_tls(struct cloudd *c, struct err *err)
-{
-    struct tls_files files = { c->conf->ca, c->conf->cert, c->conf->key };
-
-    return tls_server_new(&c->tls, &files, err);
 }
 
 /* ---- events ---- */
@@ -193,19 +188,22 @@ on_mail(evutil_socket_t fd, short what, void *arg)
     }
 }
 
-/* Drained, or out of time: say BYE, then leave when the connections have gone. */
 static void
-drain_step(struct cloudd *c, int64_t now_us)
+go_on_draining(struct cloudd *c)
 {
-    if (c->end_until_us == 0 && (c->srv.n_sessions == 0 || now_us >= c->drain_until_us)) {
+    switch (drain_step(&c->drain, clock_us(), c->srv.n_sessions,
+                       listener_n_connections(c->listener))) {
+    case DRAIN_END:
         if (c->srv.n_sessions > 0)
             log_warn("drain: %u sessions did not end in time", c->srv.n_sessions);
         server_end_all(&c->srv);
-        c->end_until_us = now_us + LAST_BYTES_US;
-    }
-    if (c->end_until_us != 0 &&
-        (listener_n_connections(c->listener) == 0 || now_us >= c->end_until_us))
+        break;
+    case DRAIN_LEAVE:
         event_base_loopbreak(c->base);
+        break;
+    default:
+        break;
+    }
 }
 
 static void
@@ -219,6 +217,31 @@ on_resume(evutil_socket_t fd, short what, void *arg)
     server_resume(&c->srv);
     if (c->srv.n_paused > 0)
         event_add(c->resume, &soon);
+}
+
+/* How we are, for the service manager. */
+static void
+tell_service(struct cloudd *c, int64_t now_us)
+{
+    int64_t turn_us =
+        atomic_load_explicit(&c->metrics.turn_since_us, memory_order_relaxed);
+
+    switch (watchdog_ask(&c->watchdog, now_us, turn_us, c->conf->stall_timeout_us)) {
+    case WATCHDOG_FEED:
+        service_notify("WATCHDOG=1");
+        break;
+    case WATCHDOG_STUCK:
+        log_error("a step has run for %lld s; the watchdog is not fed until it ends",
+                  (long long)(now_us - turn_us) / 1000000);
+        break;
+    default:
+        break;
+    }
+    if (!c->serving || drain_is_on(&c->drain) || now_us - c->status_us < STATUS_US)
+        return;
+    c->status_us = now_us;
+    service_notify("STATUS=%u sessions on %u connections", c->srv.n_sessions,
+                   listener_n_connections(c->listener));
 }
 
 static void
@@ -235,46 +258,32 @@ on_tick(evutil_socket_t fd, short what, void *arg)
     metrics_http_tick(c->http, now_us);
     server_tick(&c->srv, now_us);
     listener_tick(c->listener, now_us);
-    if (c->drain_until_us != 0)
-        drain_step(c, now_us);
+    if (drain_is_on(&c->drain))
+        go_on_draining(c);
+    tell_service(c, now_us);
 }
 
 static void
 begin_drain(struct cloudd *c)
 {
-    int64_t now_us = clock_us();
+    int64_t timeout_us = c->conf->drain_timeout_us;
 
-    if (c->drain_until_us != 0) { /* asked twice: now */
-        c->drain_until_us = now_us;
-    } else {
+    if (!c->serving) {
+        log_info("stopping before the model is loaded");
+        service_notify("STOPPING=1");
+        event_base_loopbreak(c->base);
+        return;
+    }
+    if (drain_begin(&c->drain, clock_us(), timeout_us)) {
         log_info("stopping sessions=%u drain_timeout_us=%lld", c->srv.n_sessions,
-                 (long long)c->conf->drain_timeout_us);
-        c->drain_until_us = now_us + c->conf->drain_timeout_us;
+                 (long long)timeout_us);
+        service_notify("STOPPING=1\nSTATUS=draining %u sessions", c->srv.n_sessions);
         listener_stop(c->listener);
-        server_drain(&c->srv, (uint32_t)(c->conf->drain_timeout_us / 1000),
-                     "the server stops");
+        server_drain(&c->srv, (uint32_t)(timeout_us / 1000), "the server stops");
+    } else {
+        log_info("stopping at once, asked again");
     }
-    drain_step(c, now_us);
-}
-
-/* Settings that can change while running: the log level, for now. The old ones
- * stay when anything is wrong. */
-static void
-reload(struct cloudd *c)
-{
-    struct server_conf fresh;
-    struct err err;
-
-    if (!c->conf_path)
-        return;
-    if (server_conf_load(&fresh, c->conf_path, NULL, 0, &err) < 0) {
-        log_error("reload refused: %s", err.text);
-        return;
-    }
-    c->level = (enum log_level)fresh.log_level;
-    log_set_level(c->level);
-    log_info("reloaded log_level=%s", log_level_names[c->level]);
-    server_conf_free(&fresh);
+    go_on_draining(c);
 }
 
 /* Paths tell more than a page should. */
@@ -290,9 +299,10 @@ base_name(const char *path)
 static void
 log_figures(struct cloudd *c)
 {
-    struct backend_thread_figures f;
+    struct backend_thread_figures f = { 0 };
 
-    backend_thread_figures(c->thread, &f);
+    if (c->serving)
+        backend_thread_figures(c->thread, &f);
     log_info("held connections=%u sessions=%u sequences=%zu rows=%zu "
              "hidden_state_bytes=%zu kv_bytes=%zu",
              listener_n_connections(c->listener), c->srv.n_sessions, f.seqs, f.rows,
@@ -305,11 +315,13 @@ look(void *arg, struct metrics_view *v)
 {
     struct cloudd *c = arg;
     const struct server_conf *conf = c->conf;
-    struct backend_thread_figures f;
+    struct backend_thread_figures f = { 0 };
 
-    backend_thread_figures(c->thread, &f);
+    if (c->serving)
+        backend_thread_figures(c->thread, &f);
     v->version = PACKAGE_VERSION;
-    v->backend = c->info.name;
+    v->loading = !c->serving;
+    v->backend = c->serving ? c->info.name : "";
     v->numerics = c->srv.numerics;
     v->model = base_name(conf->model);
     memcpy(v->fingerprint, c->srv.fingerprint, sizeof(v->fingerprint));
@@ -329,7 +341,7 @@ look(void *arg, struct metrics_view *v)
     v->kv_page_bytes = c->info.kv_page_bytes;
     v->kv_budget = c->info.kv_budget_bytes;
     v->weight_bytes = c->info.weight_bytes;
-    v->draining = c->drain_until_us != 0;
+    v->draining = drain_is_on(&c->drain);
     v->stall_us = conf->stall_timeout_us;
 }
 
@@ -340,30 +352,13 @@ on_signal(evutil_socket_t number, short what, void *arg)
 
     (void)what;
     if (number == SIGHUP)
-        reload(c);
+        cloudd_reload(c);
     else if (number == SIGUSR2)
         log_set_level(log_get_level() == LOG_LEVEL_DEBUG ? c->level : LOG_LEVEL_DEBUG);
     else if (number == SIGUSR1)
         log_figures(c);
     else
         begin_drain(c);
-}
-
-static int
-open_metrics(struct cloudd *c, struct err *err)
-{
-    const struct server_conf *conf = c->conf;
-    struct metrics_http_config mc = {
-        .listen = conf->metrics_listen,
-        .token_path = conf->metrics_token,
-        .max_connections = (uint32_t)conf->metrics_connections,
-        .look = look,
-        .look_arg = c,
-    };
-
-    if (strcmp(conf->metrics_listen, "off") == 0)
-        return 0;
-    return metrics_http_new(&c->http, c->base, &c->metrics, &c->srv, &mc, err);
 }
 
 static int
@@ -374,6 +369,9 @@ open_events(struct cloudd *c, struct err *err)
     bool ok;
     int i;
 
+    c->base = event_base_new();
+    if (!c->base)
+        return err_set(err, CE_ENOMEM, "event loop: no memory");
     c->mail =
         event_new(c->base, mailbox_fd(c->replies), EV_READ | EV_PERSIST, on_mail, c);
     c->tick = event_new(c->base, -1, EV_PERSIST, on_tick, c);
@@ -388,33 +386,111 @@ open_events(struct cloudd *c, struct err *err)
 }
 
 static int
-open_network(struct cloudd *c, struct err *err)
+open_agents(struct cloudd *c, int fd, struct err *err)
+{
+    struct listener_config lc;
+    int rc = 0;
+
+    if (fd < 0)
+        rc = sockets_bind("listen", c->conf->listen, &fd, err);
+    if (rc < 0)
+        return rc;
+    cloudd_fill_listener(c->conf, &lc);
+    return listener_new(&c->listener, c->base, &c->srv, fd, c->tls, &lc, err);
+}
+
+static int
+open_metrics(struct cloudd *c, int fd, struct err *err)
 {
     const struct server_conf *conf = c->conf;
-    struct listener_config lc = {
-        .listen = conf->listen,
-        .max_connections = (uint32_t)conf->max_connections,
-        .max_per_address = (uint32_t)conf->max_connections_per_address,
-        .max_out = (size_t)conf->max_output,
+    struct metrics_http_config mc = {
+        .fd = fd,
+        .token_path = conf->metrics_token,
+        .max_connections = (uint32_t)conf->metrics_connections,
+        .look = look,
+        .look_arg = c,
     };
-    int rc;
+    int rc = 0;
 
-    c->base = event_base_new();
-    if (!c->base)
-        return err_set(err, CE_ENOMEM, "event loop: no memory");
-    rc = open_events(c, err);
+    if (fd < 0 && strcmp(conf->metrics_listen, "off") == 0)
+        return 0;
+    if (fd < 0)
+        rc = sockets_bind("metrics_listen", conf->metrics_listen, &mc.fd, err);
+    if (rc < 0)
+        return rc;
+    return metrics_http_new(&c->http, c->base, &c->metrics, &c->srv, &mc, err);
+}
+
+static int
+open_network(struct cloudd *c, struct err *err)
+{
+    struct service_sockets given;
+    int rc = service_sockets(&given, err);
+
     if (rc == 0)
-        rc = listener_new(&c->listener, c->base, &c->srv, c->tls, &lc, err);
+        rc = open_agents(c, given.agents, err);
+    else
+        return rc;
     if (rc == 0)
-        rc = open_metrics(c, err);
+        rc = open_metrics(c, given.metrics, err);
+    else if (given.metrics >= 0)
+        close(given.metrics);
     return rc;
 }
 
 /* ---- life ---- */
 
+static int write_port_file(const struct cloudd *c, struct err *err);
+
+/* The model is there: begin to serve. */
+static int
+begin_to_serve(struct cloudd *c, struct err *err)
+{
+    int rc = start_compute(c, err);
+
+    if (rc == 0)
+        rc = listener_start(c->listener, err);
+    if (rc == 0)
+        rc = write_port_file(c, err);
+    if (rc < 0)
+        return rc;
+    c->serving = true;
+    c->watchdog.interval_us = service_watchdog_us();
+    log_info("listening address=%s port=%d", listener_host(c->listener),
+             listener_port(c->listener));
+    service_notify("READY=1\nSTATUS=serving on %s port %d", listener_host(c->listener),
+                   listener_port(c->listener));
+    return 0;
+}
+
+static void
+on_loaded(void *arg, int rc, const struct err *err)
+{
+    struct cloudd *c = arg;
+
+    c->failed = *err;
+    if (rc == 0)
+        rc = begin_to_serve(c, &c->failed);
+    if (rc == 0) {
+        c->failed.code = 0;
+        return;
+    }
+    c->failed.code = rc;
+    event_base_loopbreak(c->base);
+}
+
+static int
+start_loading(struct cloudd *c, struct err *err)
+{
+    const struct loader_job job = { c, load_compute, on_loaded };
+
+    service_notify("STATUS=loading the model");
+    return loader_start(&c->loader, c->base, &job, err);
+}
+
 int
-cloudd_start(struct cloudd **out, const struct server_conf *conf, const char *conf_path,
-             struct err *err)
+cloudd_start(struct cloudd **out, struct server_conf *conf,
+             const struct server_conf_source *source, struct err *err)
 {
     struct cloudd *c = mem_array_alloc(1, sizeof(*c));
     int rc;
@@ -423,18 +499,28 @@ cloudd_start(struct cloudd **out, const struct server_conf *conf, const char *co
     if (!c)
         return err_set(err, CE_ENOMEM, "no memory");
     c->conf = conf;
-    c->conf_path = conf_path;
+    c->source = *source;
     c->level = (enum log_level)conf->log_level;
     c->srv.post = post_work;
     c->srv.post_arg = c;
     c->srv.metrics = &c->metrics;
+    cloudd_allow_files(conf);
     rc = metrics_init(&c->metrics, (size_t)conf->metrics_tenants, err);
     if (rc == 0)
-        rc = open_tls(c, err);
+        rc = cloudd_open_tls(conf, &c->tls, err);
     if (rc == 0)
-        rc = open_compute(c, err);
+        rc = mailbox_new(&c->replies, err);
+    if (rc == 0)
+        rc = open_events(c, err);
     if (rc == 0)
         rc = open_network(c, err);
+    SSL_CTX_free(c->tls); /* the listener has it */
+    c->tls = NULL;
+    if (rc == 0)
+        rc = privileges_drop(conf->user, conf->group, err);
+    privileges_core_dumps(conf->core_dumps);
+    if (rc == 0)
+        rc = start_loading(c, err);
     if (rc < 0) {
         cloudd_stop(c);
         return rc;
@@ -467,17 +553,15 @@ write_port_file(const struct cloudd *c, struct err *err)
 int
 cloudd_run(struct cloudd *c, struct err *err)
 {
-    int rc = write_port_file(c, err);
-
-    if (rc < 0)
-        return rc;
-    log_info("listening address=%s port=%d", listener_host(c->listener),
-             listener_port(c->listener));
     while (!event_base_got_break(c->base)) {
         if (event_base_loop(c->base, EVLOOP_ONCE) != 0)
             return err_set(err, CE_EINTERNAL, "event loop failed");
         if (c->srv.n_paused > 0 && !evtimer_pending(c->resume, NULL))
             on_resume(-1, 0, c);
+    }
+    if (c->failed.code < 0) {
+        *err = c->failed;
+        return err->code;
     }
     log_info("stopped");
     return 0;
@@ -491,18 +575,21 @@ cloudd_stop(struct cloudd *c)
 
     if (!c)
         return;
-    if (c->listener)
+    for (i = 0; i < N_SIGNALS; i++)
+        if (c->signals[i])
+            event_free(c->signals[i]); /* from here on they end the process */
+    loader_free(c->loader);
+    if (c->thread)
         server_end_all(&c->srv);
     listener_free(c->listener);
     metrics_http_free(c->http);
     backend_thread_stop(c->thread);
+    if (c->backend)
+        backend_close(c->backend);
     for (m = c->replies ? mailbox_take_all(c->replies) : NULL; m; m = next) {
         next = m->next;
         reply_msg_free((struct reply_msg *)m);
     }
-    for (i = 0; i < N_SIGNALS; i++)
-        if (c->signals[i])
-            event_free(c->signals[i]);
     if (c->mail)
         event_free(c->mail);
     if (c->tick)
@@ -519,20 +606,4 @@ cloudd_stop(struct cloudd *c)
     SSL_CTX_free(c->tls);
     metrics_fini(&c->metrics);
     mem_free(c);
-}
-
-int
-cloudd_check(const struct server_conf *conf, struct err *err)
-{
-    struct cloudd *c = mem_array_alloc(1, sizeof(*c));
-    int rc;
-
-    if (!c)
-        return err_set(err, CE_ENOMEM, "no memory");
-    c->conf = conf;
-    rc = open_tls(c, err);
-    if (rc == 0)
-        rc = model_open(&c->model, conf->model, conf->exits, err);
-    cloudd_stop(c);
-    return rc;
 }

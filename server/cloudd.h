@@ -11,18 +11,21 @@
 #include "server/server_conf.h"
 
 struct cloudd;
+struct model;
 
-/* Open the model, the backend and its thread, TLS and the listener. conf and
- * conf_path are borrowed; conf_path (or NULL) is read again by SIGHUP. */
-int cloudd_start(struct cloudd **out, const struct server_conf *conf,
-                 const char *conf_path, struct err *err) CE_MUSTCHECK;
+/* Open TLS, the sockets and the operators' pages, give up rights, begin to load the
+ * model. Takes over neither conf nor what source points to; both are read, and conf's
+ * live keys (reload.h) changed, until stop. */
+int cloudd_start(struct cloudd **out, struct server_conf *conf,
+                 const struct server_conf_source *source, struct err *err) CE_MUSTCHECK;
 
-/* Serve until SIGTERM or SIGINT and the drain that follows. */
+/* Finish loading, then serve until SIGTERM or SIGINT and the drain that follows. */
 int cloudd_run(struct cloudd *c, struct err *err) CE_MUSTCHECK;
 
 void cloudd_stop(struct cloudd *c); /* frees everything; accepts NULL */
 
-/* Open what a start would open, but nothing on the network: for --check-config. */
-int cloudd_check(const struct server_conf *conf, struct err *err) CE_MUSTCHECK;
+/* The first block that the settings and the model agree on, for agents' states. */
+int cloudd_layer_from(const struct server_conf *conf, const struct model *m, int *out,
+                      struct err *err) CE_MUSTCHECK;
 
 #endif

@@ -136,6 +136,12 @@ http_places_new(struct http_places **out, struct event_base *base, struct evhttp
 }
 
 void
+http_places_set_max(struct http_places *p, uint32_t max)
+{
+    p->max = max;
+}
+
+void
 http_places_touch(struct http_places *p, struct evhttp_request *req)
 {
     struct evhttp_connection *c = evhttp_request_get_connection(req);

@@ -26,6 +26,9 @@ int http_places_new(struct http_places **out, struct event_base *base,
                     struct evhttp *http, uint32_t max, int64_t max_silent_us,
                     void (*closed)(void *arg), void *arg, struct err *err) CE_MUSTCHECK;
 
+/* How many there may be, from now on. */
+void http_places_set_max(struct http_places *p, uint32_t max);
+
 /* This connection has just asked something. */
 void http_places_touch(struct http_places *p, struct evhttp_request *req);
 

@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -26,6 +25,7 @@
 #include "server/address.h"
 #include "server/channel.h"
 #include "server/metrics.h"
+#include "server/sockets.h"
 #include "server/stream.h"
 
 #define N_BUCKETS 1024 /* power of two */
@@ -46,8 +46,9 @@ struct listener {
     struct server *srv;
     SSL_CTX *ctx;
     struct listener_config config;
-    struct evconnlistener *accept;
-    struct event *retry; /* accepting stopped for want of descriptors */
+    int fd;                        /* bound; -1: accept has it, or it is closed */
+    struct evconnlistener *accept; /* NULL: before the start, after the stop */
+    struct event *retry;           /* accepting stopped for want of descriptors */
     char host[ADDRESS_HOST_SIZE];
     int port;
     uint32_t n_connections;
@@ -90,12 +91,6 @@ count_address(struct listener *l, const uint8_t key[16])
     for (c = *bucket_of(l, key); c; c = c->next)
         n += memcmp(c->key, key, 16) == 0;
     return n;
-}
-
-static void
-note_real_address(struct listener *l)
-{
-    l->port = address_of_socket(evconnlistener_get_fd(l->accept), l->host);
 }
 
 /* ---- what a connection's stream and channel say to each other ---- */
@@ -241,7 +236,6 @@ on_accept(struct evconnlistener *accept, evutil_socket_t fd, struct sockaddr *sa
     struct connection *c, **bucket;
     char host[48] = "?", port[16] = "?", address[72];
     uint8_t key[16];
-    int one = 1;
 
     (void)accept;
     (void)getnameinfo(sa, (socklen_t)len, host, sizeof(host), port, sizeof(port),
@@ -253,8 +247,7 @@ on_accept(struct evconnlistener *accept, evutil_socket_t fd, struct sockaddr *sa
         close(fd);
         return;
     }
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+    sockets_tune(fd, l->config.silence_us);
     c = connection_new(l, fd, key, address);
     if (!c) {
         log_warn_limited("peer=%s refused: no memory", address);
@@ -292,40 +285,55 @@ on_retry(evutil_socket_t fd, short what, void *arg)
 }
 
 int
-listener_new(struct listener **out, struct event_base *base, struct server *srv,
+listener_new(struct listener **out, struct event_base *base, struct server *srv, int fd,
              SSL_CTX *ctx, const struct listener_config *config, struct err *err)
 {
     struct listener *l = mem_array_alloc(1, sizeof(*l));
-    struct addrinfo *list = NULL, *ai;
-    int rc;
 
     *out = NULL;
-    if (!l)
+    if (!l) {
+        close(fd);
         return err_set(err, CE_ENOMEM, "listener: no memory");
+    }
     l->base = base;
     l->srv = srv;
-    l->ctx = ctx;
-    l->config = *config;
+    l->fd = fd;
+    listener_set(l, ctx, config);
     l->retry = evtimer_new(base, on_retry, l);
-    rc = l->retry ? address_resolve("listen", config->listen, &list, err)
-                  : err_set(err, CE_ENOMEM, "listener: no memory");
-    for (ai = list; ai && !l->accept; ai = ai->ai_next)
-        l->accept = evconnlistener_new_bind(base, on_accept, l,
-                                            LEV_OPT_CLOSE_ON_FREE |
-                                                LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_REUSEABLE,
-                                            BACKLOG, ai->ai_addr, (int)ai->ai_addrlen);
-    if (rc == 0 && !l->accept)
-        rc = err_set(err, CE_EIO, "listen = %s: %s", config->listen, strerror(errno));
-    if (list)
-        freeaddrinfo(list);
-    if (rc < 0) {
+    if (!l->retry) {
         listener_free(l);
-        return rc;
+        return err_set(err, CE_ENOMEM, "listener: no memory");
     }
-    evconnlistener_set_error_cb(l->accept, on_accept_error);
-    note_real_address(l);
+    l->port = address_of_socket(fd, l->host);
     *out = l;
     return 0;
+}
+
+int
+listener_start(struct listener *l, struct err *err)
+{
+    l->accept =
+        evconnlistener_new(l->base, on_accept, l,
+                           LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, BACKLOG, l->fd);
+    if (!l->accept)
+        return err_set(err, CE_EIO, "listen: %s:%d: %s", l->host, l->port,
+                       strerror(errno));
+    l->fd = -1; /* the event's, from now on */
+    evconnlistener_set_error_cb(l->accept, on_accept_error);
+    return 0;
+}
+
+void
+listener_set(struct listener *l, SSL_CTX *ctx, const struct listener_config *config)
+{
+    SSL_CTX *old = l->ctx;
+
+    l->config = *config;
+    if (old == ctx)
+        return;
+    SSL_CTX_up_ref(ctx);
+    l->ctx = ctx;
+    SSL_CTX_free(old); /* connections hold it as long as they need it */
 }
 
 const char *
@@ -365,7 +373,10 @@ listener_stop(struct listener *l)
 {
     if (l->accept)
         evconnlistener_free(l->accept);
+    else if (l->fd >= 0)
+        close(l->fd);
     l->accept = NULL;
+    l->fd = -1;
 }
 
 void
@@ -384,5 +395,6 @@ listener_free(struct listener *l)
         ;
     if (l->retry)
         event_free(l->retry);
+    SSL_CTX_free(l->ctx);
     mem_free(l);
 }

@@ -19,17 +19,24 @@
 #include "server/server.h"
 
 struct listener_config {
-    const char *listen; /* "host:port", "[v6]:port", "*:port"; port 0: any */
     uint32_t max_connections, max_per_address;
-    size_t max_out; /* bytes waiting for a peer that does not read */
+    size_t max_out;     /* bytes waiting for a peer that does not read */
+    int64_t silence_us; /* see sockets_tune */
 };
 
 struct listener;
 
-/* base, srv and ctx are borrowed. */
+/* Takes fd, a bound TCP socket, also on failure; base and srv are borrowed, ctx gets a
+ * reference. Nobody is accepted yet. */
 int listener_new(struct listener **out, struct event_base *base, struct server *srv,
-                 SSL_CTX *ctx, const struct listener_config *config,
+                 int fd, SSL_CTX *ctx, const struct listener_config *config,
                  struct err *err) CE_MUSTCHECK;
+
+/* Listen, unless the socket does already, and accept. */
+int listener_start(struct listener *l, struct err *err) CE_MUSTCHECK;
+
+/* For connections accepted from now on; the others keep what they have. */
+void listener_set(struct listener *l, SSL_CTX *ctx, const struct listener_config *config);
 
 const char *listener_host(const struct listener *l); /* the real address */
 int listener_port(const struct listener *l);

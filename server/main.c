@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "server/check_config.h"
 #include "server/cloudd.h"
 #include "server/server_conf.h"
 
@@ -30,14 +31,16 @@ static const char usage[] =
     "\n"
     "  -c, --config FILE    read settings from FILE\n"
     "  -s, --set KEY=VALUE  one setting, over the file's; may be repeated\n"
-    "      --check-config   read settings, certificates and model, say what is wrong, "
+    "      --check-config   read settings, certificates and model, list what is wrong, "
     "exit\n"
     "      --print-config   print a settings file with every key at its default, exit\n"
     "  -h, --help           this text\n"
     "  -V, --version        the version\n"
     "\n"
-    "Signals: TERM or INT drains and stops, HUP reads log_level again, USR1 logs what\n"
-    "is held, USR2 switches debug logs. See cecollm-cloudd(8) and cecollm.conf(5).\n";
+    "Signals: TERM or INT drains and stops, a second one at once; HUP reads settings "
+    "and\n"
+    "certificates again; USR1 logs what is held; USR2 switches debug logs.\n"
+    " See cecollm-cloudd(8) and cecollm.conf(5).\n";
 
 /* Returns the exit status when the program is done already, else -1. */
 static int
@@ -91,10 +94,10 @@ parse_options(struct options *o, int argc, char **argv)
 }
 
 static int
-serve(const struct server_conf *conf, const char *conf_path, struct err *err)
+serve(struct server_conf *conf, const struct server_conf_source *source, struct err *err)
 {
     struct cloudd *c;
-    int rc = cloudd_start(&c, conf, conf_path, err);
+    int rc = cloudd_start(&c, conf, source, err);
 
     if (rc < 0)
         return rc;
@@ -107,6 +110,7 @@ int
 main(int argc, char **argv)
 {
     struct options o = { 0 };
+    struct server_conf_source source;
     struct server_conf conf;
     struct err err;
     int rc = parse_options(&o, argc, argv);
@@ -117,21 +121,21 @@ main(int argc, char **argv)
         conffile_print(&server_conf_schema, stdout);
         return 0;
     }
+    source = (struct server_conf_source){ o.conf_path, o.set, o.n_set };
+    if (o.check_config)
+        return check_config(&source, stderr, stdout) > 0;
     signal(SIGPIPE, SIG_IGN);
     rc = server_conf_load(&conf, o.conf_path, o.set, o.n_set, &err);
     if (rc == 0) {
         log_set_level((enum log_level)conf.log_level);
         rc = server_conf_check(&conf, &err);
         if (rc == 0)
-            rc = o.check_config ? cloudd_check(&conf, &err)
-                                : serve(&conf, o.conf_path, &err);
+            rc = serve(&conf, &source, &err);
         server_conf_free(&conf);
     }
     if (rc < 0) {
         fprintf(stderr, "cecollm-cloudd: %s\n", err.text);
         return 1;
     }
-    if (o.check_config)
-        puts("cecollm-cloudd: the settings are right");
     return 0;
 }

@@ -178,6 +178,8 @@ metrics_ready(const struct metrics *m, const struct metrics_view *v, char why[80
     why[0] = '\0';
     if (v->draining)
         snprintf(why, 80, "draining: the server stops");
+    else if (v->loading)
+        snprintf(why, 80, "loading the model");
     else if (since_us != 0 && v->now_us - since_us > v->stall_us)
         snprintf(why, 80, "stalled: a step has run for %lld s, the limit is %.3g s",
                  (long long)(v->now_us - since_us) / 1000000, (double)v->stall_us / 1e6);

@@ -120,6 +120,7 @@ struct metrics_view {
     double step_cost_us[3]; /* learnt: of a step, a row, a position looked back to */
     size_t kv_bytes, kv_page_bytes, kv_budget; /* budget 0: none */
     size_t weight_bytes;
+    bool loading; /* the model; what it would say is 0 and "" */
     bool draining;
     int64_t stall_us; /* a turn longer than this is a stall */
 };

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include <event2/buffer.h>
 #include <event2/http.h>
@@ -33,6 +34,7 @@
 #include "server/address.h"
 #include "server/exposition.h"
 #include "server/http_places.h"
+#include "server/sockets.h"
 #include "server/status_json.h"
 #include "server/status_page.h"
 
@@ -332,25 +334,15 @@ on_accept_error(struct evconnlistener *accept, void *arg)
 }
 
 static int
-bind_address(struct metrics_http *h, struct event_base *base, struct err *err)
+start_listening(struct metrics_http *h, struct event_base *base, struct err *err)
 {
-    const unsigned flags =
-        LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_REUSEABLE;
-    struct addrinfo *list = NULL, *ai;
-    int rc = address_resolve("metrics_listen", h->config.listen, &list, err);
+    const unsigned flags = LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC;
 
-    for (ai = list; ai && !h->accept; ai = ai->ai_next) {
-        h->accept = evconnlistener_new_bind(base, NULL, NULL, flags, BACKLOG, ai->ai_addr,
-                                            (int)ai->ai_addrlen);
-        h->loopback = address_is_loopback(ai->ai_addr);
-    }
-    if (rc == 0 && !h->accept)
-        rc = err_set(err, CE_EIO, "metrics_listen = %s: %s (off: no such listener)",
-                     h->config.listen, strerror(errno));
-    if (list)
-        freeaddrinfo(list);
-    if (rc < 0)
-        return rc;
+    h->loopback = sockets_is_loopback(h->config.fd);
+    h->accept = evconnlistener_new(base, NULL, NULL, flags, BACKLOG, h->config.fd);
+    if (!h->accept)
+        return err_set(err, CE_EIO, "metrics_listen: %s", strerror(errno));
+    h->config.fd = -1; /* the event's, from now on */
     if (!evhttp_bind_listener(h->http, h->accept)) {
         evconnlistener_free(h->accept);
         return err_set(err, CE_ENOMEM, "metrics listener: no memory");
@@ -384,8 +376,10 @@ metrics_http_new(struct metrics_http **out, struct event_base *base, struct metr
     int rc = 0, port;
 
     *out = NULL;
-    if (!h)
+    if (!h) {
+        close(config->fd);
         return err_set(err, CE_ENOMEM, "metrics listener: no memory");
+    }
     h->metrics = m;
     h->srv = srv;
     h->config = *config;
@@ -395,7 +389,7 @@ metrics_http_new(struct metrics_http **out, struct event_base *base, struct metr
     if (rc == 0)
         rc = open_http(h, base, err);
     if (rc == 0)
-        rc = bind_address(h, base, err);
+        rc = start_listening(h, base, err);
     if (rc < 0) {
         metrics_http_free(h);
         return rc;
@@ -404,11 +398,23 @@ metrics_http_new(struct metrics_http **out, struct event_base *base, struct metr
     log_info("metrics address=%s port=%d token=%s", host, port,
              h->has_token ? "yes" : "no");
     if (!h->loopback && !h->has_token)
-        log_warn("metrics_listen = %s: others than this machine can read the metrics; "
+        log_warn("metrics address=%s: others than this machine can read the metrics; "
                  "set metrics_token",
-                 config->listen);
+                 host);
     *out = h;
     return 0;
+}
+
+void
+metrics_http_set(struct metrics_http *h, const uint8_t digest[32],
+                 uint32_t max_connections)
+{
+    if (!h)
+        return;
+    h->has_token = digest != NULL;
+    if (digest)
+        memcpy(h->token, digest, sizeof(h->token));
+    http_places_set_max(h->places, max_connections);
 }
 
 void
@@ -429,6 +435,8 @@ metrics_http_free(struct metrics_http *h)
         return;
     if (h->http)
         evhttp_free(h->http); /* and the listener */
+    if (h->config.fd >= 0)
+        close(h->config.fd);
     http_places_free(h->places);
     OPENSSL_cleanse(h->token, sizeof(h->token));
     mem_free(h);

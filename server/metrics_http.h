@@ -21,7 +21,7 @@
 #include "server/server.h"
 
 struct metrics_http_config {
-    const char *listen;       /* "host:port"; port 0: any */
+    int fd;                   /* taken: a bound TCP socket */
     const char *token_path;   /* a file with the token; "" or NULL: none is asked for */
     uint32_t max_connections; /* >= 1; past them the longest silent one is closed */
     /* Fill in what is held now. */
@@ -31,12 +31,17 @@ struct metrics_http_config {
 
 struct metrics_http;
 
-/* base, m and srv are borrowed; logs where it listens, and warns when strangers can
- * reach it without a token. */
+/* Takes the socket, also on failure; base, m and srv are borrowed. Logs where it
+ * listens, and warns when strangers can reach it without a token. */
 int metrics_http_new(struct metrics_http **out, struct event_base *base,
                      struct metrics *m, const struct server *srv,
                      const struct metrics_http_config *config,
                      struct err *err) CE_MUSTCHECK;
+
+/* Who may ask, and how many, from now on. digest: of the token (metrics_http_token), or
+ * NULL for none. Accepts h NULL. */
+void metrics_http_set(struct metrics_http *h, const uint8_t digest[32],
+                      uint32_t max_connections);
 
 /* Close what is past its time; a few times a second. Accepts NULL. */
 void metrics_http_tick(struct metrics_http *h, int64_t now_us);
@@ -44,12 +49,12 @@ void metrics_http_tick(struct metrics_http *h, int64_t now_us);
 /* Closes everything. Accepts NULL. */
 void metrics_http_free(struct metrics_http *h);
 
-/* ---- for tests ---- */
-
 /* Read a token: one line of 16 to 512 printable characters. Puts its SHA-256 into
  * `digest`. */
 int metrics_http_token(const char *path, uint8_t digest[32],
                        struct err *err) CE_MUSTCHECK;
+
+/* ---- for tests ---- */
 
 /* Is this Host header one that a browser sends only to who typed an address or
  * "localhost"? */

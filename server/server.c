@@ -9,9 +9,12 @@
 
 #include <string.h>
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "common/memory.h"
+#include "common/random.h"
 #include "server/channel.h"
+#include "server/drain.h"
 #include "server/session.h"
 
 int
@@ -95,7 +98,7 @@ find_expired(const struct server *srv, int64_t now_us)
         if (ch->closed || ch->paused)
             continue;
         if (ch->place == FRAME_AT_CLOUD_NEW ? now_us - ch->since_us >= srv->first_frame_us
-                                            : now_us - ch->last_us >= srv->idle_us)
+                                            : now_us - ch->last_us >= ch->idle_us)
             return ch;
     }
     return NULL;
@@ -175,12 +178,17 @@ server_drain(struct server *srv, uint32_t deadline_ms, const char *reason)
     struct frame f = { .type = FRAME_GOAWAY };
     struct session *s, *next;
     struct channel *ch;
+    uint32_t n_sessions;
+    uint64_t seed;
 
     srv->draining = true;
+    n_sessions = srv->n_sessions;
+    seed = (uint64_t)clock_us();
     f.u.goaway.deadline_ms = deadline_ms;
     f.u.goaway.reason = frame_str_of(reason, strlen(reason));
     for (s = srv->sessions; s; s = next) {
         next = s->next; /* sending can end this session, never another */
+        f.u.goaway.retry_ms = drain_retry_ms(n_sessions, random_next(&seed));
         channel_send(s->infer, &f);
     }
     while ((s = find_idle(srv)) != NULL)

@@ -30,6 +30,9 @@ static const struct conffile_key keys[] = {
       .help = "This server's certificate (PEM), followed by intermediate ones. Required." },
     { "key", CONFFILE_STRING, FIELD(key), "",
       .help = "The certificate's private key (PEM). Required." },
+    { "crl", CONFFILE_STRING, FIELD(crl), "",
+      .help = "Lists of revoked certificates (PEM), one of each authority in ca. Empty: "
+              "revocation is not looked at." },
     { "max_connections", CONFFILE_INT, FIELD(max_connections), "2048",
       .min = 2, .max = 1000000,
       .help = "Connections in all; a session has two." },
@@ -48,9 +51,21 @@ static const struct conffile_key keys[] = {
       .min = 100e3, .max = 86400e6,
       .help = "A channel on which no frame came for so long is closed. Agents are told, "
               "and ping." },
+    { "peer_timeout", CONFFILE_DURATION, FIELD(peer_timeout_us), "1min",
+      .min = 0, .max = 86400e6,
+      .help = "A connection whose other end acknowledges nothing for so long, neither "
+              "data nor probes, is closed. 0: as long as the system waits, hours." },
     { "drain_timeout", CONFFILE_DURATION, FIELD(drain_timeout_us), "30s",
       .min = 0, .max = 86400e6,
       .help = "After SIGTERM: how long running sequences may take to finish." },
+    { "user", CONFFILE_STRING, FIELD(user), "",
+      .help = "Started as root, become this user once ports are bound and keys are read. "
+              "SIGHUP reads the keys again, as this user. Empty: stay." },
+    { "group", CONFFILE_STRING, FIELD(group), "",
+      .help = "And this group. Empty: the user's own." },
+    { "core_dumps", CONFFILE_BOOL, FIELD(core_dumps), "no",
+      .help = "Allow core dumps and debuggers, which show private keys and what agents "
+              "uploaded." },
     { "model", CONFFILE_STRING, FIELD(model), "",
       .help = "The model, a GGUF file: whole, or the cloud part that cecollm-model split "
               "makes. Required." },
@@ -123,10 +138,10 @@ static const struct conffile_key keys[] = {
       .help = "Tenants that metrics name, first come first; the others are one, \"other\"." },
     { "stall_timeout", CONFFILE_DURATION, FIELD(stall_timeout_us), "30s",
       .min = 1e6, .max = 86400e6,
-      .help = "When a step takes longer, /readyz says no until it has ended." },
+      .help = "When a step takes longer, /readyz says no until it has ended, and the "
+              "service manager's watchdog is not fed." },
     { "log_level", CONFFILE_ENUM, FIELD(log_level), "info", .choices = log_level_names,
-      .help = "error, warn, info or debug. SIGUSR2 switches debug on and off; SIGHUP reads "
-              "this key again." },
+      .help = "error, warn, info or debug. SIGUSR2 switches debug on and off." },
 };
 
 static const struct conffile_section sections[] = {
@@ -154,22 +169,34 @@ server_conf_load(struct server_conf *conf, const char *path, char *const *set, i
     return rc;
 }
 
+const char *const server_conf_required[] = {
+    "model", "ca", "cert", "key", "listen", NULL
+};
+
+const char *
+server_conf_text(const struct server_conf *conf, const char *key)
+{
+    size_t i;
+
+    for (i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
+        if (strcmp(keys[i].name, key) == 0 && keys[i].type == CONFFILE_STRING) {
+            const char *value =
+                *(char *const *)(const void *)((const char *)conf + keys[i].offset);
+
+            return value ? value : "";
+        }
+    return "";
+}
+
 int
 server_conf_check(const struct server_conf *conf, struct err *err)
 {
-    const struct {
-        const char *name, *value;
-    } required[] = { { "model", conf->model },
-                     { "ca", conf->ca },
-                     { "cert", conf->cert },
-                     { "key", conf->key },
-                     { "listen", conf->listen } };
     size_t i;
 
-    for (i = 0; i < sizeof(required) / sizeof(required[0]); i++)
-        if (!required[i].value || !required[i].value[0])
+    for (i = 0; server_conf_required[i]; i++)
+        if (!server_conf_text(conf, server_conf_required[i])[0])
             return err_set(err, CE_EINVAL, "%s is not set, and there is no default",
-                           required[i].name);
+                           server_conf_required[i]);
     if (strlen(conf->node) > 255)
         return err_set(err, CE_EINVAL, "node: longer than 255 bytes");
     if (!conf->metrics_listen || !conf->metrics_listen[0])

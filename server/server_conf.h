@@ -4,7 +4,8 @@
  * The table feeds the parser, --print-config, etc/cecollm.conf and the test
  * that the manual page names every key.
  *
- * Thread: loaded by the main thread before anything starts; constant after.
+ * Thread: loaded by the main thread before anything starts; constant after, but for
+ * the keys of reload.c, which only the main thread reads.
  */
 #ifndef CE_SERVER_SERVER_CONF_H
 #define CE_SERVER_SERVER_CONF_H
@@ -18,10 +19,13 @@
 struct server_conf {
     /* network */
     char *listen, *port_file, *node;
-    char *ca, *cert, *key;
+    char *ca, *cert, *key, *crl;
     int64_t max_connections, max_connections_per_address, max_sessions;
     int64_t max_output;
-    int64_t handshake_timeout_us, idle_timeout_us, drain_timeout_us;
+    int64_t handshake_timeout_us, idle_timeout_us, peer_timeout_us, drain_timeout_us;
+    /* process */
+    char *user, *group;
+    bool core_dumps;
     /* model */
     char *model, *exits;
     int64_t layer_from, threads, n_ctx, kv_budget;
@@ -39,10 +43,23 @@ struct server_conf {
 
 extern const struct conffile_schema server_conf_schema;
 
+/* Where settings come from: a file, or NULL, and "key=value" over it. */
+struct server_conf_source {
+    const char *path;
+    char *const *set;
+    int n_set;
+};
+
 /* Defaults, then `path` (unless NULL), then the assignments. On failure *conf is
  * empty again. */
 int server_conf_load(struct server_conf *conf, const char *path, char *const *set,
                      int n_set, struct err *err) CE_MUSTCHECK;
+
+/* Keys without a default that must be set; ends with NULL. */
+extern const char *const server_conf_required[];
+
+/* The value of a key of text, "" when it is not set. */
+const char *server_conf_text(const struct server_conf *conf, const char *key);
 
 /* What cannot be said of one key alone: files that must be named, sizes that must
  * fit each other. */

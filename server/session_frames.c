@@ -94,7 +94,7 @@ send_welcome(struct channel *ch, const struct session *s)
 
         w->codecs[i] = frame_str_of(name, strlen(name));
     }
-    w->idle_ms = (uint32_t)(srv->idle_us / 1000);
+    w->idle_ms = (uint32_t)(ch->idle_us / 1000);
     channel_send(ch, &f);
 }
 
@@ -138,6 +138,7 @@ on_attach(struct channel *ch, const struct frame *f, struct err *err)
     s->upload = ch;
     ch->session = s;
     ch->place = FRAME_AT_CLOUD_UPLOAD;
+    ch->idle_us = s->infer->idle_us; /* WELCOME's */
     session_set_state(s, SESSION_PAIRED);
     if (old) { /* half open, probably: the agent knows better */
         old->session = NULL;

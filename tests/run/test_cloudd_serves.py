@@ -206,7 +206,7 @@ def settings(cloudd, model, workdir):
         last = done.stderr.strip().split("\n")[-1]
         assert done.returncode == 1 and last.startswith("cecollm-cloudd: ") and word in last, \
             (arguments, done.returncode, done.stderr)
-    for arguments, status in ((["--check-config"] + good, 0), (["--help"], 0),
+    for arguments, status in ((["--check-config"] + good + ["--set", "layer_from=2"], 0), (["--help"], 0),
                               (["--version"], 0), (["--print-config"], 0), (["--nonsense"], 2),
                               (["word"], 2)):
         done = subprocess.run([program] + arguments, capture_output=True, timeout=60)
