@@ -194,6 +194,8 @@ class Cloudd:
                   "key=" + self.cert("cloudd.key")] + list(settings)
         if not any(s.startswith("metrics_listen=") for s in settings):
             values.append("metrics_listen=off")
+        if not any(s.startswith("core_dumps=") for s in settings):
+            values.append("core_dumps=yes")  # /proc/PID is ours to look at, root or not
         command = [program]
         for value in values:
             command += ["--set", value]

@@ -331,6 +331,96 @@ test_print(void **state)
     free(text);
 }
 
+struct seen {
+    char problems[600];
+    char set[200];
+};
+
+static void
+on_problem(void *arg, const char *text)
+{
+    struct seen *s = arg;
+    const char *colon = strchr(text, ':');
+
+    assert_non_null(colon);
+    snprintf(s->problems + strlen(s->problems), sizeof(s->problems) - strlen(s->problems),
+             "%s\n", colon + 1);
+}
+
+static void
+on_set(void *arg, const struct conffile_key *key, int line)
+{
+    struct seen *s = arg;
+
+    snprintf(s->set + strlen(s->set), sizeof(s->set) - strlen(s->set), "%s=%d ",
+             key->name, line);
+}
+
+static void
+test_watch(void **state)
+{
+    static const char text[] = "threads = 99\nname = a\nnonsense = 1\n[net]\nport = 8\n"
+                               "[what]\nport = 9\n[tenant x]\nweight = 2\n";
+    char path[] = "test_conffile.XXXXXX";
+    int fd = mkstemp(path);
+    struct settings s = { 0 };
+    struct seen seen = { 0 };
+    const struct conffile_watch watch = { &seen, on_problem, on_set };
+    struct err err;
+
+    (void)state;
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, sizeof(text) - 1), sizeof(text) - 1);
+    close(fd);
+    assert_int_equal(conffile_defaults(&schema, &s, &err), 0);
+    assert_int_equal(conffile_load_watched(&schema, &s, path, &watch, &err), CE_EINVAL);
+    assert_non_null(strstr(err.text, ":1: threads: "));
+    assert_string_equal(seen.problems, "1: threads: out of range: 1 to 64.\n"
+                                       "3: nonsense: unknown key\n"
+                                       "6: what: unknown section\n");
+    assert_string_equal(seen.set, "name=2 port=5 ");
+    assert_int_equal(s.port, 8);
+    assert_int_equal(s.tenants[0].weight, 2);
+    unlink(path);
+    settings_free(&s);
+    memset(&seen, 0, sizeof(seen));
+    assert_int_equal(conffile_load_watched(&schema, &s, path, &watch, NULL), CE_EIO);
+    assert_string_equal(seen.problems, " No such file or directory\n");
+}
+
+static void
+test_same_and_swap(void **state)
+{
+    struct settings a = { 0 }, b = { 0 };
+    struct err err;
+
+    (void)state;
+    assert_int_equal(conffile_defaults(&schema, &a, &err), 0);
+    assert_int_equal(conffile_defaults(&schema, &b, &err), 0);
+    for (int i = 0; i < sections[0].n_keys; i++)
+        assert_true(conffile_same(&top_keys[i], &a, &b));
+    assert_int_equal(conffile_set(&schema, &b, "name=", &err), 0);
+    assert_true(conffile_same(&top_keys[4], &a, &b)); /* NULL and "" */
+    assert_int_equal(conffile_set(&schema, &b, "name=x", &err), 0);
+    assert_int_equal(conffile_set(&schema, &b, "eager=yes", &err), 0);
+    assert_int_equal(conffile_set(&schema, &b, "theta=0.25", &err), 0);
+    assert_int_equal(conffile_set(&schema, &b, "log-level=error", &err), 0);
+    assert_int_equal(conffile_set(&schema, &b, "cache=1K", &err), 0);
+    for (int i = 0; i < sections[0].n_keys; i++) {
+        int same = conffile_same(&top_keys[i], &a, &b);
+
+        assert_int_equal(same, i == 0 || i == 2 || i == 5);
+        conffile_swap(&top_keys[i], &a, &b);
+        assert_int_equal(conffile_same(&top_keys[i], &a, &b), same);
+    }
+    assert_string_equal(a.name, "x");
+    assert_true(a.eager && !b.eager && a.theta == 0.25 && b.theta == 0.8);
+    assert_true(a.level == 0 && a.cache == 1024 && b.cache == 64 << 20);
+    assert_null(b.name);
+    settings_free(&a);
+    settings_free(&b);
+}
+
 int
 main(void)
 {
@@ -341,6 +431,8 @@ main(void)
         cmocka_unit_test(test_odd_files),
         cmocka_unit_test(test_command_line),
         cmocka_unit_test(test_print),
+        cmocka_unit_test(test_watch),
+        cmocka_unit_test(test_same_and_swap),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -476,6 +476,103 @@ test_no_host(void **state)
     SSL_CTX_free(ctx);
 }
 
+/* NAME.crl of an authority, with one revoked serial; until: its next list, in s. */
+static void
+make_crl(const char *ca, const char *revoked, long until, const char *name)
+{
+    FILE *cert = fopen(files(ca, ca).cert, "r"), *key = fopen(files(ca, ca).key, "r");
+    X509 *issuer = PEM_read_X509(cert, NULL, NULL, NULL), *bad;
+    EVP_PKEY *pkey = PEM_read_PrivateKey(key, NULL, NULL, NULL);
+    X509_CRL *crl = X509_CRL_new();
+    X509_REVOKED *entry = X509_REVOKED_new();
+    ASN1_TIME *now = X509_gmtime_adj(NULL, -2 * DAY),
+              *next = X509_gmtime_adj(NULL, until);
+    FILE *f = fopen(files(ca, revoked).cert, "r"), *out = fopen(in_dir(name), "w");
+
+    assert_true(issuer && pkey && crl && entry && f && out);
+    bad = PEM_read_X509(f, NULL, NULL, NULL);
+    X509_CRL_set_version(crl, 1);
+    X509_CRL_set_issuer_name(crl, X509_get_subject_name(issuer));
+    X509_CRL_set1_lastUpdate(crl, now);
+    X509_CRL_set1_nextUpdate(crl, next);
+    X509_REVOKED_set_serialNumber(entry, X509_get_serialNumber(bad));
+    X509_REVOKED_set_revocationDate(entry, now);
+    X509_CRL_add0_revoked(crl, entry);
+    assert_true(X509_CRL_sign(crl, pkey, EVP_sha256()) > 0);
+    PEM_write_X509_CRL(out, crl);
+    fclose(cert);
+    fclose(key);
+    fclose(f);
+    fclose(out);
+    ASN1_TIME_free(now);
+    ASN1_TIME_free(next);
+    X509_free(bad);
+    X509_free(issuer);
+    EVP_PKEY_free(pkey);
+    X509_CRL_free(crl);
+}
+
+static void
+test_revocation(void **state)
+{
+    struct tls_files server = files("ca", "server"), f = server;
+    struct pair p;
+
+    (void)state;
+    make_crl("ca", "dns", DAY, "good.crl");
+    make_crl("ca", "dns", -DAY, "late.crl");
+    make_crl("other", "dns", DAY, "other.crl");
+    server.crl = in_dir("good.crl");
+    pair_open(&p, server, files("ca", "edge"), "localhost");
+    pair_run(&p);
+    assert_int_equal(p.server_err.code, 0);
+    pair_close(&p);
+    expect_refusal(server, files("ca", "dns"), "localhost",
+                   "server: certificate refused: certificate revoked",
+                   "client: sslv3 alert certificate revoked");
+    f.crl = in_dir("late.crl");
+    expect_error(f, CE_EAUTH, f.crl, ": the revocation list was to be renewed on 20");
+    f.crl = in_dir("other.crl");
+    expect_error(f, CE_EAUTH, f.crl, ": holds a revocation list that no authority in ");
+    f.crl = in_dir("garbage");
+    expect_error(f, CE_EFORMAT, f.crl, ": holds no revocation list (PEM)");
+    f.crl = in_dir("no.crl");
+    expect_error(f, CE_EIO, f.crl, ": revocation list: No such file");
+}
+
+static void
+count_problem(void *arg, enum tls_file which, const struct err *err)
+{
+    int *seen = arg;
+
+    assert_true(err->code < 0 && err->text[0] != '\0');
+    *seen |= 1 << which;
+}
+
+static void
+test_all_problems(void **state)
+{
+    struct tls_files f = files("ca", "edge");
+    char until[40];
+    SSL_CTX *ctx;
+    int seen = 0;
+
+    (void)state;
+    assert_int_equal(tls_files_check(&f, count_problem, &seen), 0);
+    assert_int_equal(seen, 0);
+    f.ca = "no/such.crt";
+    f.crl = in_dir("garbage");
+    f.key = files("ca", "server").key;
+    assert_int_equal(tls_files_check(&f, count_problem, &seen), CE_EIO);
+    assert_int_equal(seen, 1 << TLS_FILE_CA | 1 << TLS_FILE_KEY | 1 << TLS_FILE_CRL);
+    f = files("ca", "edge");
+    assert_int_equal(tls_server_new(&ctx, &f, NULL), 0);
+    tls_expiry(ctx, until);
+    assert_memory_equal(until, "20", 2);
+    assert_non_null(strstr(until, " UTC"));
+    SSL_CTX_free(ctx);
+}
+
 int
 main(void)
 {
@@ -483,7 +580,8 @@ main(void)
         cmocka_unit_test(test_handshake),         cmocka_unit_test(test_refused_peers),
         cmocka_unit_test(test_refused_strangers), cmocka_unit_test(test_no_alpn),
         cmocka_unit_test(test_bad_files),         cmocka_unit_test(test_encrypted_key),
-        cmocka_unit_test(test_no_host),
+        cmocka_unit_test(test_no_host),           cmocka_unit_test(test_revocation),
+        cmocka_unit_test(test_all_problems),
     };
 
     return cmocka_run_group_tests(tests, make_all, remove_all);
