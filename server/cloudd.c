@@ -456,6 +456,7 @@ begin_to_serve(struct cloudd *c, struct err *err)
         return rc;
     c->serving = true;
     c->watchdog.interval_us = service_watchdog_us();
+    c->status_us = clock_us();
     log_info("listening address=%s port=%d", listener_host(c->listener),
              listener_port(c->listener));
     service_notify("READY=1\nSTATUS=serving on %s port %d", listener_host(c->listener),
