@@ -20,8 +20,8 @@
 #define STEP_ROWS 256
 #define FLOOR     0.85
 
-static const double default_thetas[] = { 0.6,  0.65, 0.7,  0.75, 0.8,
-                                         0.85, 0.9,  0.95, 0.98, 0.99 };
+static const double default_thetas[] = { 0.6,  0.65, 0.7,  0.75, 0.8,  0.85, 0.9,
+                                         0.93, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995 };
 
 struct eval {
     const char *path, *json, *plots, *choose, *thetas_text;
@@ -200,6 +200,7 @@ prepare(struct eval *e, struct err *err)
     for (int k = 0; k < b->info.n_exits; k++) {
         e->report.layers[k] = b->info.exit_layers[k];
         e->report.screens[k] = b->info.exit_screens[k];
+        e->report.trusts[k] = e->loaded.model->exits[k].trust != NULL;
     }
     return staged_init(&e->staged, b, stops, n, rows, e->width, err);
 }
@@ -352,7 +353,7 @@ parse(struct eval *e, int argc, char **argv, int *status)
         { "max-tokens", 0, OPTIONS_INT, &e->max_tokens, "N", "of an answer (default 96)",
           1, 65536 },
         { "thetas", 0, OPTIONS_TEXT, &e->thetas_text, "T,T,...",
-          "thresholds to try (default 0.6 to 0.95 by 0.05, 0.98, 0.99)", 0, 0 },
+          "thresholds to try (default: 14 from 0.6 to 0.995)", 0, 0 },
         { "no-frontier", 0, OPTIONS_FLAG, &e->no_frontier, NULL,
           "judge exits place by place only", 0, 0 },
         { "choose", 0, OPTIONS_TEXT, &e->choose, "AIM",

@@ -64,7 +64,7 @@ sum_bins(struct exit_figures *out, const struct counts *c)
         out->bins[i].confidence = c->bins[i].confidence / (double)n;
         out->bins[i].mass = c->bins[i].mass / (double)n;
         out->bins[i].agreement = share(c->bins[i].agree, n);
-        out->calibration_error +=
+        out->mass_error +=
             share(n, c->n) * fabs(out->bins[i].confidence - out->bins[i].mass);
         out->agreement_error +=
             share(n, c->n) * fabs(out->bins[i].confidence - out->bins[i].agreement);

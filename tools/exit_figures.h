@@ -21,13 +21,13 @@ struct exit_figures {
     size_t n_places;
     double agreement; /* places where its argmax is the final head's */
     /* Expected calibration errors: over BINS equal bins of confidence, weighted by their
-     * places, the mean distance of confidence from what it is to foretell. An exit that
-     * was trained on the final distribution foretells the probability that the final head
-     * gives to the exit's token; whether that is also the final argmax is another
-     * question, to which even the final head's own confidence is no answer (it agrees
-     * with itself always, however unsure). */
-    double calibration_error; /* from the final head's probability of its token */
-    double agreement_error;   /* from the agreement */
+     * places, the mean distance of confidence from what it is to foretell. The largest
+     * probability of an exit that was trained on the final distribution foretells the
+     * probability that the final head gives to the exit's token; whether that is also the
+     * final argmax is another question, to which even the final head's own probability is
+     * no answer (it agrees with itself always, however unsure). A trust answers it. */
+    double mass_error;      /* from the final head's probability of its token */
+    double agreement_error; /* from the agreement */
     struct {
         size_t n;
         double confidence, mass, agreement; /* means; 0 without places */

@@ -25,6 +25,13 @@ percent(char out[16], double share)
     return out;
 }
 
+/* From what the exit's confidence is meant to foretell. */
+static double
+calibration_error(const struct exit_report *r, const struct exit_figures *f, int k)
+{
+    return r->trusts[k] ? f->agreement_error : f->mass_error;
+}
+
 static void
 print_exits(const struct exit_report *r, const struct exit_set *set)
 {
@@ -34,10 +41,12 @@ print_exits(const struct exit_report *r, const struct exit_set *set)
         const struct exit_figures *f = &set->figures[k];
 
         printf("\nexit after block %d agrees with the final layer at %s of the places\n"
-               "  calibration error %.3f (of the final probability; %.3f of agreement)\n"
+               "  calibration error %.3f (%s; %.3f of %s)\n"
                "  theta    exits  precision  final layer above\n",
-               r->layers[k], percent(a, f->agreement), f->calibration_error,
-               f->agreement_error);
+               r->layers[k], percent(a, f->agreement), calibration_error(r, f, k),
+               r->trusts[k] ? "of agreement" : "of the final probability",
+               r->trusts[k] ? f->mass_error : f->agreement_error,
+               r->trusts[k] ? "the final probability" : "agreement");
         for (int t = 0; t < f->n_thetas; t++)
             printf("  %5g  %7s  %9s  %17s\n", f->at[t].theta,
                    percent(a, f->at[t].exit_rate), percent(b, f->at[t].precision),
@@ -231,13 +240,14 @@ exits_json(const struct exit_report *r, const struct exit_set *set)
         for (int t = 0; t < f->n_thetas; t++)
             json_array_append_new(
                 list,
-                json_pack("{s:i, s:f, s:f, s:o, s:f, s:f, s:f, s:f, s:o, s:o}", "layer",
-                          r->layers[k], "theta", f->at[t].theta, "exit_rate",
+                json_pack("{s:i, s:f, s:f, s:o, s:f, s:b, s:f, s:f, s:f, s:f, s:o, s:o}",
+                          "layer", r->layers[k], "theta", f->at[t].theta, "exit_rate",
                           f->at[t].exit_rate, "precision", number(f->at[t].precision),
-                          "agreement", f->agreement, "calibration_error",
-                          f->calibration_error, "agreement_error", f->agreement_error,
-                          "final_above", f->at[t].final_above, "check_blocks",
-                          number(r->costs.check_blocks), "screen_blocks",
+                          "agreement", f->agreement, "trust", r->trusts[k],
+                          "calibration_error", calibration_error(r, f, k),
+                          "agreement_error", f->agreement_error, "mass_error",
+                          f->mass_error, "final_above", f->at[t].final_above,
+                          "check_blocks", number(r->costs.check_blocks), "screen_blocks",
                           r->screens[k] ? number(r->costs.screen_blocks) : json_null()));
     }
     return list;

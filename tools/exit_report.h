@@ -29,7 +29,7 @@ struct exit_report {
     int max_tokens, limit;
     int n_exits;
     int layers[MODEL_MAX_EXITS];
-    bool screens[MODEL_MAX_EXITS];
+    bool screens[MODEL_MAX_EXITS], trusts[MODEL_MAX_EXITS];
     struct exit_costs costs;
     const struct exit_set *sets; /* [n_sets] */
     int n_sets;

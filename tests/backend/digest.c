@@ -126,7 +126,7 @@ make_model(const struct format *f)
     snprintf(path, sizeof(path), "digest-%ld.gguf", (long)getpid());
     snprintf(exits, sizeof(exits), "digest-%ld.exits.gguf", (long)getpid());
     must(synth_model(&f->p, path, &err), &err);
-    must(synth_exits(&f->p, path, &layer, 1, 64, exits, &err), &err);
+    must(synth_exits_of(&f->p, SYNTH_EXIT_TRUST, path, &layer, 1, 64, exits, &err), &err);
     must(model_open(&m, path, exits, &err), &err);
     must(sha256_file(path, sum, &err), &err);
     sha256_text(sum, text);

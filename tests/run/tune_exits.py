@@ -132,6 +132,19 @@ class Tune(Case):
         self.assertIn("64 wide", info)
         self.assertNotIn("screen", info)
 
+    def test_trust(self):
+        """Without one, confidence is about the final probability; with one, agreement."""
+        prompts = self.jsonl()
+        shown = []
+        for more in (), ("--no-trust",):
+            self.ok(*self.args("-o", self.out, "--no-screens", *more))
+            shown.append(json.loads(self.ok(
+                "eval-exits", self.model, "--prompts", prompts, "--no-frontier", "--json",
+                "-"))["exits"][0])
+        self.assertEqual([e["trust"] for e in shown], [True, False])
+        self.assertEqual(shown[0]["calibration_error"], shown[0]["agreement_error"])
+        self.assertEqual(shown[1]["calibration_error"], shown[1]["mass_error"])
+
     def test_affine(self):
         self.ok(*self.args("-o", self.out, "--no-screens", "--width", "0,32"))
         info = self.ok("info", self.model)

@@ -140,11 +140,11 @@ test_figures_by_hand(void **state)
     assert_true(f.at[2].exit_rate == 0 && isnan(f.at[2].precision));
     /* bins: two of 0.95 (mass 0.7, agreement 0.5), one of 0.5 (0.5, 1), one of 0.02
      * (0.01, 0) */
-    assert_true(fabs(f.calibration_error - (2 * 0.25 + 0 + 0.01) / 4) < 1e-6);
+    assert_true(fabs(f.mass_error - (2 * 0.25 + 0 + 0.01) / 4) < 1e-6);
     assert_true(fabs(f.agreement_error - (2 * 0.45 + 0.5 + 0.02) / 4) < 1e-6);
     exit_figures_count(&f, &a, 1, at, 3);
     assert_true(f.agreement == 1);
-    assert_true(f.calibration_error < 1e-6);
+    assert_true(f.mass_error < 1e-6);
 }
 
 static void
