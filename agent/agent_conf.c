@@ -72,9 +72,11 @@ static const struct conffile_key keys[] = {
               "the first exit's confidence is below X. on-request: with the next "
               "request. States held back go with the next ones that travel." },
     { "on_cloud_loss", CONFFILE_ENUM, AT(on_cloud_loss), "fail", .choices = losses,
-      .help = "When the cloud fails in the middle of an answer. fail: the answer ends "
-              "with an error. edge: the last exit goes on, tokens it is not sure of are "
-              "marked as fallback." },
+      .help =
+          "When the cloud fails in the middle of an answer. fail: wait for it to come "
+          "back, as long as reconnect and deadline allow, and go on with the same "
+          "tokens; then end the answer with an error. edge: do not wait, the last "
+          "exit goes on, tokens it is not sure of are marked as fallback." },
     { "naive_kv", CONFFILE_ENUM, AT(naive_kv), "keep", .choices = kvs,
       .help = "Whether the cloud keeps the sequence between requests in mode naive." },
     { "cloud", CONFFILE_STRING, AT(cloud), NULL,
@@ -91,6 +93,15 @@ static const struct conffile_key keys[] = {
               "exact. Mode naive always takes f32." },
     { "connect_timeout", CONFFILE_DURATION, AT(connect_timeout_us), "10s",
       .help = "Longest wait for a connection to the cloud, greeting included." },
+    { "silence_timeout", CONFFILE_DURATION, AT(silence_timeout_us), "15s", .min = 0,
+      .max = 3600e6,
+      .help =
+          "A cloud that owes an answer and gives no sign of life for so long, not even "
+          "when asked for one, counts as lost. 0: no limit." },
+    { "reconnect", CONFFILE_DURATION, AT(reconnect_us), "2min", .min = 0, .max = 86400e6,
+      .help =
+          "How long to try to find a lost cloud again, with growing waits in between. "
+          "0: do not try." },
     { "deadline", CONFFILE_DURATION, AT(deadline_us), "60s",
       .help = "Longest wait for one token of the cloud. 0: no limit." },
     { "retain_limit", CONFFILE_SIZE, AT(retain_bytes), "256M", .min = 65536,

@@ -41,7 +41,8 @@ struct agent_conf {
     /* the cloud */
     char *cloud, *ca, *cert, *key, *token_file;
     int codec; /* enum states_codec */
-    int64_t connect_timeout_us, deadline_us, retain_bytes;
+    int64_t connect_timeout_us, silence_timeout_us, reconnect_us;
+    int64_t deadline_us, retain_bytes;
     bool require_exact;
     /* the answer */
     int64_t max_tokens, top_k, seed;

@@ -155,12 +155,20 @@ on_idle_interrupt(void *ctx)
     app_quit(b->app, APP_EXIT_SIGNAL + SIGINT);
 }
 
+static void
+on_notice(void *ctx, const char *text)
+{
+    struct answers *b = ctx;
+
+    display_notice(&b->display, text);
+}
+
 int
 answers_run(const struct agent_conf *conf)
 {
     struct answers b = { .conf = conf };
-    struct app_user user = { on_ready,  on_prefill,        on_token, on_done,
-                             on_policy, on_idle_interrupt, &b };
+    struct app_user user = { on_ready,  on_prefill,        on_token,  on_done,
+                             on_policy, on_idle_interrupt, on_notice, &b };
     struct err err = { 0 };
 
     if (inputs_open(&b.inputs, conf, &err) < 0) {

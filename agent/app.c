@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "agent/cloud_link.h"
+#include "agent/rejoin.h"
 #include "agent/remote.h"
 #include "agent/uploader.h"
 #include "agent/worker.h"
@@ -20,7 +21,12 @@
 #include "common/memory.h"
 #include "common/tls.h"
 
-#define APP_EPOCH 1 /* sessions in this run so far */
+#define APP_EPOCH 1 /* of the first session in this run */
+
+/* Tries to find another one: at most so many, and waits between them. */
+#define APP_TRIES         64
+#define APP_FIRST_WAIT_US 250000
+#define APP_MOST_WAIT_US  8000000
 
 /* How long an upload may stand still before its channel counts as lost. */
 #define APP_STALL_US 30000000
@@ -37,8 +43,9 @@ struct app {
     struct cloud_port *port;
     struct cloud_link *link;
     struct uploader *uploader;
+    struct rejoin *rejoin;
     char token[4096]; /* bearer token */
-    bool up, lost;
+    bool up;          /* once */
     uint32_t cloud_n_ctx;
     struct err cloud_err; /* why it never came up */
     struct cloud_session session;
@@ -69,7 +76,7 @@ app_base(struct app *a)
 bool
 app_cloud_lost(const struct app *a)
 {
-    return a->lost;
+    return a->rejoin != NULL && rejoin_gave_up(a->rejoin);
 }
 
 void
@@ -97,37 +104,94 @@ check_welcome(struct app *a, const struct frame_welcome *w, struct err *err)
 }
 
 static void
+read_session(struct app *a, const struct frame_welcome *w)
+{
+    size_t node = w->node.len;
+
+    memset(&a->session, 0, sizeof(a->session));
+    memcpy(a->session.session, w->session, sizeof(w->session));
+    memcpy(a->session.secret, w->secret, sizeof(w->secret));
+    a->session.epoch = a->link != NULL ? cloud_link_epoch(a->link) : APP_EPOCH;
+    a->session.idle_ms = w->idle_ms;
+    if (node > 0 && node < sizeof(a->session.node))
+        memcpy(a->session.node, w->node.data, node);
+}
+
+/* The upload thread's part of a session. */
+static int
+tell_session(struct app *a, struct err *err)
+{
+    struct cloud_msg *m =
+        cloud_msg_new(CLOUD_MSG_SESSION, &a->session, sizeof(a->session));
+
+    if (m == NULL)
+        return err_set(err, CE_ENOMEM, "out of memory");
+    cloud_msg_post(uploader_mailbox(a->uploader), m);
+    return 0;
+}
+
+/* Another session than the first. */
+static void
+on_up_again(struct app *a, const struct frame_welcome *w)
+{
+    struct err err = { 0 };
+    int rc = check_welcome(a, w, &err);
+
+    if (rc == 0)
+        read_session(a, w);
+    if (rc == 0 && a->uploader != NULL)
+        rc = tell_session(a, &err);
+    if (rc < 0)
+        cloud_link_leave(a->link, &err);
+    else
+        rejoin_up(a->rejoin);
+}
+
+static void
 on_up(void *ctx, const struct frame_welcome *w, bool exact)
 {
     struct app *a = ctx;
-    size_t node = w->node.len;
 
     (void)exact;
+    if (a->up)
+        return on_up_again(a, w);
     if (check_welcome(a, w, &a->cloud_err) == 0) {
         a->up = true;
         a->cloud_n_ctx = w->n_ctx;
-        memcpy(a->session.session, w->session, sizeof(w->session));
-        memcpy(a->session.secret, w->secret, sizeof(w->secret));
-        a->session.epoch = APP_EPOCH;
-        a->session.idle_ms = w->idle_ms;
-        if (node > 0 && node < sizeof(a->session.node))
-            memcpy(a->session.node, w->node.data, node);
+        read_session(a, w);
     }
     event_base_loopbreak(a->base);
 }
 
 static void
-on_down(void *ctx, const struct err *why)
+on_down(void *ctx, const struct err *why, uint32_t retry_ms)
 {
     struct app *a = ctx;
 
-    a->lost = true;
     if (a->up) {
         log_debug("%s", why->text);
+        if (a->rejoin != NULL)
+            rejoin_down(a->rejoin, why, retry_ms);
         return;
     }
     a->cloud_err = *why;
     event_base_loopbreak(a->base);
+}
+
+static void
+on_rejoin(void *ctx, const struct cloud_msg *m)
+{
+    struct app *a = ctx;
+
+    rejoin_ask(a->rejoin, m);
+}
+
+static void
+on_notice(void *ctx, const char *text)
+{
+    struct app *a = ctx;
+
+    a->user.notice(a->user.ctx, text);
 }
 
 static uint64_t
@@ -188,9 +252,10 @@ open_link(struct app *a, struct err *err)
 {
     const struct agent_conf *c = a->conf;
     struct tls_files files = { c->ca, c->cert, c->key, NULL };
-    struct cloud_link_hooks hooks = { on_up, on_down, a };
+    struct cloud_link_hooks hooks = { on_up, on_down, on_rejoin, a };
     struct cloud_link_config lc = { .base = a->base,
                                     .connect_timeout_us = c->connect_timeout_us,
+                                    .silence_us = c->silence_timeout_us,
                                     .require_exact = c->require_exact,
                                     .naive = a->model.policy.mode == POLICY_NAIVE };
     int rc = dial_parse(&a->where, c->cloud, err);
@@ -230,18 +295,29 @@ open_uploader(struct app *a, struct err *err)
                                   .d_model = (size_t)a->model.model->config.d_model,
                                   .epoch = APP_EPOCH,
                                   .worker = remote_inbox(a->port) };
-    struct cloud_msg *m =
-        cloud_msg_new(CLOUD_MSG_SESSION, &a->session, sizeof(a->session));
-    int rc = m != NULL ? uploader_start(&a->uploader, &uc, err)
-                       : err_set(err, CE_ENOMEM, "out of memory");
+    int rc = uploader_start(&a->uploader, &uc, err);
 
-    if (rc < 0) {
-        cloud_msg_free(m);
-        return rc;
-    }
-    cloud_msg_post(uploader_mailbox(a->uploader), m);
-    cloud_link_set_uploader(a->link, uploader_mailbox(a->uploader));
-    return 0;
+    if (rc == 0)
+        rc = tell_session(a, err);
+    if (rc == 0)
+        cloud_link_set_uploader(a->link, uploader_mailbox(a->uploader));
+    return rc;
+}
+
+static int
+open_rejoin(struct app *a, struct err *err)
+{
+    struct rejoin_config rc = { .base = a->base,
+                                .where = a->where,
+                                .connect_timeout_us = a->conf->connect_timeout_us,
+                                .limits = { APP_FIRST_WAIT_US, APP_MOST_WAIT_US,
+                                            a->conf->reconnect_us, APP_TRIES },
+                                .link = a->link,
+                                .worker = remote_inbox(a->port),
+                                .notice = on_notice,
+                                .ctx = a };
+
+    return rejoin_new(&a->rejoin, &rc, err);
 }
 
 static int
@@ -261,6 +337,8 @@ open_cloud(struct app *a, struct err *err)
     int rc = open_link(a, err);
     if (rc == 0 && !naive && a->model.policy.mode != POLICY_CLOUD)
         rc = open_uploader(a, err);
+    if (rc == 0)
+        rc = open_rejoin(a, err);
     if (rc < 0)
         return rc;
     struct remote_config rc_conf = {
@@ -268,6 +346,7 @@ open_cloud(struct app *a, struct err *err)
         .rows = a->uploader != NULL ? uploader_mailbox(a->uploader)
                                     : cloud_link_mailbox(a->link),
         .epoch = APP_EPOCH,
+        .wait = a->model.policy.on_loss == POLICY_LOSS_FAIL,
         .d_model = (size_t)a->model.model->config.d_model,
         .codec = (enum states_codec)c->codec,
         .retain_bytes = (size_t)c->retain_bytes,
@@ -450,6 +529,8 @@ stop(struct app *a)
         interrupt(a);
     worker_stop(a->worker);
     uploader_stop(a->uploader);
+    rejoin_free(a->rejoin);
+    a->rejoin = NULL;
     if (a->link != NULL)
         cloud_link_set_uploader(a->link, NULL);
     cloud_link_close(a->link);

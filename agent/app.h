@@ -36,6 +36,8 @@ struct app_user {
     /* app_set_policy took effect, or err says why not. */
     void (*policy)(void *ctx, const struct err *err);
     void (*idle_interrupt)(void *ctx); /* Ctrl-C while nothing is asked */
+    /* What became of the cloud in the meantime; one line. */
+    void (*notice)(void *ctx, const char *text);
     void *ctx;
 };
 
@@ -52,7 +54,7 @@ int app_ask(struct app *a, const struct decode_request *request,
 /* Other rules from the next answer on; `policy` follows. Not while one is made. */
 int app_set_policy(struct app *a, const struct policy *p, struct err *err) CE_MUSTCHECK;
 
-/* Nothing more will come from the cloud. */
+/* The cloud is gone, and tries to find it again have ended. */
 bool app_cloud_lost(const struct app *a);
 
 /* End the program with this code, once the loop turns. */

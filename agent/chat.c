@@ -320,6 +320,7 @@ add_up(struct decode_result *sum, const struct decode_result *r)
     sum->stalls += r->stalls;
     sum->probes += r->probes;
     sum->screened += r->screened;
+    sum->moves += r->moves;
     sum->bytes_up += r->bytes_up;
     sum->prefill_us += r->prefill_us;
     sum->total_us += r->total_us;
@@ -371,12 +372,20 @@ on_idle_interrupt(void *ctx)
     fflush(stdout);
 }
 
+static void
+on_notice(void *ctx, const char *text)
+{
+    struct chat *c = ctx;
+
+    display_notice(&c->display, text);
+}
+
 int
 chat_run(const struct agent_conf *conf)
 {
     struct chat *c = mem_array_alloc(1, sizeof(*c));
-    struct app_user user = { on_ready,  on_prefill,        on_token, on_done,
-                             on_policy, on_idle_interrupt, c };
+    struct app_user user = { on_ready,  on_prefill,        on_token,  on_done,
+                             on_policy, on_idle_interrupt, on_notice, c };
 
     if (c == NULL)
         return APP_EXIT_ANSWER;

@@ -1,24 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
  * cloud_link.c - see cloud_link.h.
  *
- * Frames come out of the bufferevent's input one whole frame at a time. No read
- * watermark is ever set: below 16 KiB libevent 2.1 would leave decrypted bytes
- * inside the SSL object until the next packet.
- *
- * The request table remembers which INFER are out, so that an answer nobody waits
- * for any more (another branch, another sequence) is dropped here.
+ * A channel that went down stays until the next one takes its place, so that nothing
+ * is freed under a callback's feet; its socket is shut at once, or when a BYE has left.
  */
 #include "agent/cloud_link.h"
 
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
 #include <event2/bufferevent_ssl.h>
-#include <openssl/err.h>
+#include <openssl/rand.h>
 
+#include "agent/bev_frames.h"
+#include "agent/requests.h"
 #include "agent/rows.h"
 #include "common/bytebuf.h"
 #include "common/clock.h"
@@ -26,16 +25,9 @@
 #include "common/memory.h"
 #include "common/tls.h"
 
-#define LINK_MAX_REQUESTS 64
-#define LINK_MAX_BACKLOG  ((size_t)256 << 10) /* STATES waiting in the output, naive */
+#define LINK_MAX_BACKLOG ((size_t)256 << 10) /* STATES waiting in the output, naive */
 
 enum link_state { LINK_CONNECTING, LINK_UP, LINK_DOWN };
-
-struct request {
-    bool used, stream; /* stream: a GENERATE, any position */
-    uint32_t seq, branch, pos;
-    int64_t sent_us;
-};
 
 struct cloud_link {
     struct cloud_link_config config;
@@ -44,11 +36,13 @@ struct cloud_link {
     struct bufferevent *bev;
     struct event *mail; /* the mailbox has something */
     struct event *timer;
+    struct event *move; /* when to leave a cloud that said GOAWAY */
     struct mailbox *in, *uploader;
     struct rows rows; /* naive */
-    struct request requests[LINK_MAX_REQUESTS];
+    struct requests requests;
     uint32_t idle_ms;
-    int64_t last_sent_us;
+    bool leaving; /* DOWN, but a BYE is on its way */
+    int64_t last_sent_us, last_received_us;
     uint64_t nonce;
     _Atomic uint64_t bytes;
 };
@@ -64,9 +58,10 @@ set_state(struct cloud_link *l, enum link_state to, const char *why)
     l->state = to;
 }
 
+/* A sequence's time-out is the worker's own deadline, and final. */
 static void
 tell_worker(struct cloud_link *l, enum cloud_msg_kind kind, uint32_t seq,
-            const struct err *why)
+            const struct err *why, uint32_t retry_ms)
 {
     struct cloud_msg *m = cloud_msg_new(kind, NULL, 0);
 
@@ -74,14 +69,24 @@ tell_worker(struct cloud_link *l, enum cloud_msg_kind kind, uint32_t seq,
         log_error("infer no memory to tell: %s", why->text);
         return;
     }
+    m->epoch = l->config.hello.epoch;
     m->seq = seq;
     m->err = *why;
+    m->retry_ms = retry_ms;
+    m->again = cloud_may_pass(why->code, retry_ms) &&
+               (kind == CLOUD_MSG_LOST || why->code != CE_ETIMEOUT);
     cloud_msg_post(l->config.worker, m);
 }
 
-/* Nothing more will come. *why is one line without the address. */
 static void
-go_down(struct cloud_link *l, const struct err *why)
+shut(struct cloud_link *l)
+{
+    shutdown(bufferevent_getfd(l->bev), SHUT_RDWR);
+}
+
+/* Nothing more will come of this session. *why is one line without the address. */
+static void
+go_down(struct cloud_link *l, const struct err *why, uint32_t retry_ms)
 {
     struct err e = *why;
 
@@ -89,10 +94,14 @@ go_down(struct cloud_link *l, const struct err *why)
         return;
     err_prefix(&e, "cloud %s:%s", l->config.where.host, l->config.where.port);
     set_state(l, LINK_DOWN, e.text);
-    bufferevent_disable(l->bev, EV_READ | EV_WRITE);
+    bufferevent_disable(l->bev, l->leaving ? EV_READ : EV_READ | EV_WRITE);
+    if (!l->leaving)
+        shut(l);
     event_del(l->timer);
-    tell_worker(l, CLOUD_MSG_LOST, 0, &e);
-    l->hooks.down(l->hooks.ctx, &e);
+    event_del(l->move);
+    requests_clear(&l->requests);
+    tell_worker(l, CLOUD_MSG_LOST, 0, &e, retry_ms);
+    l->hooks.down(l->hooks.ctx, &e, retry_ms);
 }
 
 static void
@@ -101,7 +110,7 @@ fail(struct cloud_link *l, int code, const char *text)
     struct err e = { 0 };
 
     err_set(&e, code, "%s", text);
-    go_down(l, &e);
+    go_down(l, &e, 0);
 }
 
 /* ---- sending ---- */
@@ -139,46 +148,31 @@ pump_rows(struct cloud_link *l)
         send_frame(l, &f);
 }
 
-static struct request *
-add_request(struct cloud_link *l)
-{
-    for (int i = 0; i < LINK_MAX_REQUESTS; i++)
-        if (!l->requests[i].used)
-            return &l->requests[i];
-    return NULL;
-}
-
-static void
-forget_requests(struct cloud_link *l, uint32_t seq)
-{
-    for (int i = 0; i < LINK_MAX_REQUESTS; i++)
-        if (l->requests[i].seq == seq)
-            l->requests[i].used = false;
-}
-
-/* A frame of the worker. */
+/* A frame of the worker; those for an older session are late. */
 static void
 send_for_worker(struct cloud_link *l, struct cloud_msg *m)
 {
     struct frame *f = &m->frame;
 
+    if (l->state != LINK_UP || m->epoch != l->config.hello.epoch)
+        return;
     if (f->type == FRAME_INFER || f->type == FRAME_GENERATE) {
-        struct request *r = add_request(l);
-        if (r == NULL)
+        struct request r = { .stream = f->type == FRAME_GENERATE,
+                             .seq = m->seq,
+                             .branch = m->branch,
+                             .pos = m->pos,
+                             .sent_us = clock_us() };
+        if (!requests_add(&l->requests, &r))
             return fail(l, CE_EINTERNAL, "too many requests at once");
-        *r = (struct request){ .used = true,
-                               .stream = f->type == FRAME_GENERATE,
-                               .seq = m->seq,
-                               .branch = m->branch,
-                               .pos = m->pos,
-                               .sent_us = clock_us() };
+        if (l->requests.n == 1)
+            l->last_received_us = r.sent_us; /* silence until now was nobody's fault */
     }
     if (f->type == FRAME_GENERATE) {
         f->u.generate.ids = m->data;
         f->u.generate.n_ids = m->data_size / 4;
     }
     if (f->type == FRAME_CLOSE)
-        forget_requests(l, m->seq);
+        requests_forget(&l->requests, m->seq);
     send_frame(l, f);
 }
 
@@ -188,7 +182,7 @@ rows_message(struct cloud_link *l, const struct cloud_msg *m)
     struct err err = { 0 };
 
     if (rows_take(&l->rows, m, &err) < 0) {
-        tell_worker(l, CLOUD_MSG_SEQ_ERROR, m->seq, &err);
+        tell_worker(l, CLOUD_MSG_SEQ_ERROR, m->seq, &err, 0);
         return;
     }
     pump_rows(l);
@@ -207,6 +201,8 @@ on_mail(evutil_socket_t fd, short what, void *arg)
         struct cloud_msg *c = cloud_msg_of(m);
         if (c->kind == CLOUD_MSG_FRAME)
             send_for_worker(l, c);
+        else if (c->kind == CLOUD_MSG_REJOIN)
+            l->hooks.rejoin(l->hooks.ctx, c);
         else
             rows_message(l, c);
         cloud_msg_free(c);
@@ -222,6 +218,22 @@ same_text(struct frame_str a, struct frame_str b)
     return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
 }
 
+/* A third of the shorter patience: the cloud's with us, or ours with it. */
+static void
+start_timer(struct cloud_link *l)
+{
+    int64_t us = (int64_t)l->idle_ms * 1000;
+
+    if (us == 0 || (l->config.silence_us > 0 && l->config.silence_us < us))
+        us = l->config.silence_us;
+    if (us == 0) {
+        event_del(l->timer);
+    } else {
+        struct timeval third = { us / 3000000, us / 3 % 1000000 };
+        event_add(l->timer, &third);
+    }
+}
+
 static void
 on_welcome(struct cloud_link *l, const struct frame_welcome *w)
 {
@@ -235,7 +247,7 @@ on_welcome(struct cloud_link *l, const struct frame_welcome *w)
                 (int)w->numerics.len, w->numerics.data, (int)h->numerics.len,
                 h->numerics.data);
         if (l->config.require_exact)
-            return go_down(l, &e);
+            return go_down(l, &e, 0);
         log_warn("cloud %s:%s: %s: its tokens may differ from the whole model's here",
                  l->config.where.host, l->config.where.port, e.text);
     }
@@ -243,39 +255,33 @@ on_welcome(struct cloud_link *l, const struct frame_welcome *w)
         return fail(l, CE_EUNSUPPORTED, "it does not run whole models");
     l->idle_ms = w->idle_ms;
     set_state(l, LINK_UP, "welcome");
-    if (l->idle_ms > 0) {
-        struct timeval third = { l->idle_ms / 3000, (l->idle_ms % 3000) * 1000 / 3 };
-        event_add(l->timer, &third);
-    } else {
-        event_del(l->timer);
-    }
+    rows_session(&l->rows, h->epoch);
+    start_timer(l);
     l->hooks.up(l->hooks.ctx, w, exact);
 }
 
 static void
 on_token(struct cloud_link *l, const struct frame_token *t)
 {
-    for (int i = 0; i < LINK_MAX_REQUESTS; i++) {
-        struct request *r = &l->requests[i];
-        if (!r->used || r->seq != t->seq || t->epoch != l->config.hello.epoch)
-            continue;
-        if (!r->stream && (r->pos != t->pos || r->branch != t->branch))
-            continue;
-        r->used = r->stream && !t->last;
-        struct cloud_msg *m = cloud_msg_new(CLOUD_MSG_ANSWER, NULL, 0);
-        if (m == NULL)
-            return fail(l, CE_ENOMEM, "no memory for an answer");
-        m->seq = t->seq;
-        m->branch = t->branch;
-        m->pos = t->pos;
-        m->frame.type = FRAME_TOKEN;
-        m->frame.u.token = *t;
-        log_debug("infer seq=%u pos=%u answered_us=%lld", t->seq, t->pos,
-                  (long long)(clock_us() - r->sent_us));
-        cloud_msg_post(l->config.worker, m);
+    int64_t sent_us =
+        t->epoch == l->config.hello.epoch ? requests_answered(&l->requests, t) : -1;
+
+    if (sent_us < 0) {
+        log_debug("infer seq=%u pos=%u dropped=late", t->seq, t->pos);
         return;
     }
-    log_debug("infer seq=%u pos=%u dropped=late", t->seq, t->pos);
+    struct cloud_msg *m = cloud_msg_new(CLOUD_MSG_ANSWER, NULL, 0);
+    if (m == NULL)
+        return fail(l, CE_ENOMEM, "no memory for an answer");
+    m->epoch = t->epoch;
+    m->seq = t->seq;
+    m->branch = t->branch;
+    m->pos = t->pos;
+    m->frame.type = FRAME_TOKEN;
+    m->frame.u.token = *t;
+    log_debug("infer seq=%u pos=%u answered_us=%lld", t->seq, t->pos,
+              (long long)(clock_us() - sent_us));
+    cloud_msg_post(l->config.worker, m);
 }
 
 /* Credit or NEED, for whoever keeps the rows. */
@@ -307,25 +313,44 @@ static void
 on_error(struct cloud_link *l, const struct frame_error *f)
 {
     struct err e = { 0 };
+    uint32_t retry_ms = f->retry_ms;
 
     err_set(&e, f->code > 0 && f->code <= 1000 ? -(int)f->code : CE_EPROTO, "%.*s",
             (int)f->text.len, f->text.data);
     if (!f->has_seq)
-        return go_down(l, &e);
-    forget_requests(l, f->seq);
+        return go_down(l, &e, retry_ms);
+    requests_forget(&l->requests, f->seq);
     err_prefix(&e, "cloud %s:%s", l->config.where.host, l->config.where.port);
-    tell_worker(l, CLOUD_MSG_SEQ_ERROR, f->seq, &e);
+    tell_worker(l, CLOUD_MSG_SEQ_ERROR, f->seq, &e, retry_ms);
 }
 
+/* Somewhere between half and nine tenths of the time given, so that not all leave at
+ * the same moment, and none is thrown out. */
 static void
 on_goaway(struct cloud_link *l, const struct frame_goaway *g)
 {
     struct err e = { 0 };
+    uint32_t draw = 0;
 
     err_set(&e, CE_ECLOSED, "cloud %s:%s: is shutting down: %.*s", l->config.where.host,
             l->config.where.port, (int)g->reason.len, g->reason.data);
     log_debug("infer goaway deadline_ms=%u retry_ms=%u", g->deadline_ms, g->retry_ms);
-    tell_worker(l, CLOUD_MSG_DRAIN, 0, &e);
+    tell_worker(l, CLOUD_MSG_DRAIN, 0, &e, 0);
+    RAND_bytes((unsigned char *)&draw, sizeof(draw));
+    int64_t us = (int64_t)g->deadline_ms * (500 + draw % 400);
+    struct timeval wait = { us / 1000000, us % 1000000 };
+    event_add(l->move, &wait);
+}
+
+static void
+on_move(evutil_socket_t fd, short what, void *arg)
+{
+    struct err e = { 0 };
+
+    (void)fd;
+    (void)what;
+    err_set(&e, CE_ECLOSED, "left, as it is shutting down");
+    cloud_link_leave(arg, &e);
 }
 
 static void
@@ -354,35 +379,6 @@ on_frame(struct cloud_link *l, struct frame *f)
     }
 }
 
-/* One whole frame from the input: its size; CE_EAGAIN or another error. */
-static int
-take_frame(struct cloud_link *l, struct evbuffer *in, struct frame *f, size_t *size,
-           struct err *err)
-{
-    size_t have = evbuffer_get_length(in);
-    struct frame_header h;
-    enum frame_place place =
-        l->state == LINK_CONNECTING ? FRAME_AT_AGENT_INFER_NEW : FRAME_AT_AGENT_INFER;
-
-    if (have < FRAME_HEADER_SIZE)
-        return CE_EAGAIN;
-    const uint8_t *bytes = evbuffer_pullup(in, FRAME_HEADER_SIZE);
-    if (bytes == NULL)
-        return err_set(err, CE_ENOMEM, "no memory to receive");
-    int rc = frame_header_decode(&h, bytes, FRAME_HEADER_SIZE, err);
-    if (rc == 0)
-        rc = frame_allowed(&h, place, err);
-    if (rc < 0)
-        return rc;
-    *size = FRAME_HEADER_SIZE + frame_body_size(&h);
-    if (have < *size)
-        return CE_EAGAIN;
-    bytes = evbuffer_pullup(in, (ev_ssize_t)*size);
-    if (bytes == NULL)
-        return err_set(err, CE_ENOMEM, "no memory to receive");
-    return frame_decode(f, &h, bytes + FRAME_HEADER_SIZE, err);
-}
-
 static void
 on_read(struct bufferevent *bev, void *arg)
 {
@@ -393,11 +389,14 @@ on_read(struct bufferevent *bev, void *arg)
         struct err err = { 0 };
         struct frame f;
         size_t size = 0;
-        int rc = take_frame(l, in, &f, &size, &err);
+        enum frame_place place =
+            l->state == LINK_CONNECTING ? FRAME_AT_AGENT_INFER_NEW : FRAME_AT_AGENT_INFER;
+        int rc = bev_frame(bev, place, &f, &size, &err);
         if (rc == CE_EAGAIN)
             return;
         if (rc < 0)
-            return go_down(l, &err);
+            return go_down(l, &err, 0);
+        l->last_received_us = clock_us();
         on_frame(l, &f);
         evbuffer_drain(in, size);
     }
@@ -406,8 +405,13 @@ on_read(struct bufferevent *bev, void *arg)
 static void
 on_written(struct bufferevent *bev, void *arg)
 {
+    struct cloud_link *l = arg;
+
     (void)bev;
-    pump_rows(arg);
+    if (l->state == LINK_DOWN)
+        shut(l); /* the BYE has left */
+    else
+        pump_rows(l);
 }
 
 /* ---- connecting and ending ---- */
@@ -420,36 +424,9 @@ connected(struct cloud_link *l)
     struct frame f = { .type = FRAME_HELLO };
 
     if (tls_peer_get(bufferevent_openssl_get_ssl(l->bev), &peer, &err) < 0)
-        return go_down(l, &err);
+        return go_down(l, &err, 0);
     f.u.hello = l->config.hello;
     send_frame(l, &f);
-}
-
-/* Why TLS failed, if it says: its own words are in the bufferevent, or still unread
- * behind a write that failed first (an alert that refuses our certificate). */
-static bool
-tls_reason(struct cloud_link *l, int code, struct err *err)
-{
-    SSL *ssl = bufferevent_openssl_get_ssl(l->bev);
-    unsigned long e;
-    bool any = false;
-    char byte;
-
-    ERR_clear_error();
-    while ((e = bufferevent_get_openssl_error(l->bev)) != 0) {
-        if (ERR_GET_LIB(e) != ERR_LIB_SSL) /* libevent also puts bare SSL_ERROR_* here */
-            continue;
-        ERR_put_error(ERR_GET_LIB(e), 0, ERR_GET_REASON(e), "", 0);
-        any = true;
-    }
-    if (!any && SSL_is_init_finished(ssl)) {
-        int rc = SSL_read(ssl, &byte, 1);
-        any = rc <= 0 && SSL_get_error(ssl, rc) == SSL_ERROR_SSL;
-    }
-    if (any)
-        tls_error(err, code, ssl, "TLS");
-    ERR_clear_error();
-    return any;
 }
 
 static void
@@ -459,42 +436,51 @@ on_event(struct bufferevent *bev, short what, void *arg)
     bool greeting = l->state == LINK_CONNECTING;
     struct err err = { 0 };
 
-    (void)bev;
     if (what & BEV_EVENT_CONNECTED)
         return connected(l);
-    if (!tls_reason(l, greeting ? CE_EAUTH : CE_ECLOSED, &err))
+    if (!bev_tls_reason(bev, greeting ? CE_EAUTH : CE_ECLOSED, &err))
         err_set(&err, CE_ECLOSED,
                 greeting ? "closed the connection before the greeting"
                          : "connection lost");
-    go_down(l, &err);
+    go_down(l, &err, 0);
 }
 
-/* Before WELCOME: it took too long. Afterwards: keep the channel. */
+static void
+ping(struct cloud_link *l)
+{
+    struct frame f = { .type = FRAME_PING };
+
+    f.u.ping.nonce = ++l->nonce;
+    send_frame(l, &f);
+}
+
+/* Before WELCOME: it took too long. Afterwards: is the cloud still there, while it owes
+ * an answer; and otherwise keep the channel. */
 static void
 on_timer(evutil_socket_t fd, short what, void *arg)
 {
     struct cloud_link *l = arg;
-    struct frame f = { .type = FRAME_PING };
+    int64_t now = clock_us(), silent = now - l->last_received_us;
+    int64_t most = l->config.silence_us;
 
     (void)fd;
     (void)what;
     if (l->state == LINK_CONNECTING)
         return fail(l, CE_ETIMEOUT, "no greeting in time");
-    if (clock_us() - l->last_sent_us < (int64_t)l->idle_ms * 1000 / 4)
-        return;
-    f.u.ping.nonce = ++l->nonce;
-    send_frame(l, &f);
+    if (most > 0 && l->requests.n > 0 && silent >= most)
+        return fail(l, CE_ETIMEOUT, "no sign of life");
+    if ((most > 0 && l->requests.n > 0 && silent >= most / 4) ||
+        (l->idle_ms > 0 && now - l->last_sent_us >= (int64_t)l->idle_ms * 1000 / 4))
+        ping(l);
 }
 
+/* A channel over a connected socket, which is taken, also on failure. */
 static int
-make_channel(struct cloud_link *l, struct err *err)
+make_channel(struct cloud_link *l, int fd, struct err *err)
 {
     SSL *ssl = NULL;
-    int fd, rc = dial(&l->config.where, l->config.connect_timeout_us, &fd, err);
+    int rc = tls_client_ssl(&ssl, l->config.ctx, dial_name(&l->config.where), err);
 
-    if (rc < 0)
-        return rc;
-    rc = tls_client_ssl(&ssl, l->config.ctx, l->config.where.host, err);
     if (rc < 0) {
         close(fd);
         return rc;
@@ -511,13 +497,78 @@ make_channel(struct cloud_link *l, struct err *err)
     return 0;
 }
 
+static int
+await_greeting(struct cloud_link *l, struct err *err)
+{
+    struct timeval wait = { l->config.connect_timeout_us / 1000000,
+                            l->config.connect_timeout_us % 1000000 };
+
+    return event_add(l->timer, &wait) == 0
+               ? 0
+               : err_set(err, CE_ENOMEM, "no memory for the channel");
+}
+
+int
+cloud_link_reopen(struct cloud_link *l, int fd, uint32_t epoch, struct err *err)
+{
+    if (l->bev != NULL)
+        bufferevent_free(l->bev);
+    l->bev = NULL;
+    l->leaving = false;
+    l->config.hello.epoch = epoch;
+    int rc = make_channel(l, fd, err);
+    if (rc == 0)
+        rc = await_greeting(l, err);
+    if (rc < 0)
+        return err_prefix(err, "cloud %s:%s", l->config.where.host, l->config.where.port);
+    set_state(l, LINK_CONNECTING, "again");
+    return 0;
+}
+
+void
+cloud_link_leave(struct cloud_link *l, const struct err *why)
+{
+    struct frame bye = { .type = FRAME_BYE };
+
+    if (l->state != LINK_UP)
+        return;
+    send_frame(l, &bye);
+    l->leaving = l->state == LINK_UP;
+    go_down(l, why, 0);
+}
+
+bool
+cloud_link_is_up(const struct cloud_link *l)
+{
+    return l->state == LINK_UP;
+}
+
+uint32_t
+cloud_link_epoch(const struct cloud_link *l)
+{
+    return l->config.hello.epoch;
+}
+
+static int
+make_events(struct cloud_link *l, struct err *err)
+{
+    struct event_base *base = l->config.base;
+
+    l->mail = event_new(base, mailbox_fd(l->in), EV_READ | EV_PERSIST, on_mail, l);
+    l->timer = event_new(base, -1, EV_PERSIST, on_timer, l);
+    l->move = evtimer_new(base, on_move, l);
+    if (l->mail == NULL || l->timer == NULL || l->move == NULL ||
+        event_add(l->mail, NULL) < 0)
+        return err_set(err, CE_ENOMEM, "no memory for the channel");
+    return 0;
+}
+
 int
 cloud_link_open(struct cloud_link **out, const struct cloud_link_config *config,
                 const struct cloud_link_hooks *hooks, struct err *err)
 {
     struct cloud_link *l = mem_array_alloc(1, sizeof(*l));
-    struct timeval wait = { config->connect_timeout_us / 1000000,
-                            config->connect_timeout_us % 1000000 };
+    int fd;
 
     *out = NULL;
     if (l == NULL)
@@ -527,18 +578,16 @@ cloud_link_open(struct cloud_link **out, const struct cloud_link_config *config,
     rows_init(&l->rows, config->hello.d_model, config->hello.epoch);
     int rc = mailbox_new(&l->in, err);
     if (rc == 0)
-        rc = make_channel(l, err);
+        rc = make_events(l, err);
+    if (rc == 0)
+        rc = dial(&config->where, config->connect_timeout_us, &fd, err);
+    if (rc == 0)
+        rc = make_channel(l, fd, err);
+    if (rc == 0)
+        rc = await_greeting(l, err);
     if (rc < 0) {
         cloud_link_close(l);
         return err_prefix(err, "cloud %s:%s", config->where.host, config->where.port);
-    }
-    l->mail =
-        event_new(config->base, mailbox_fd(l->in), EV_READ | EV_PERSIST, on_mail, l);
-    l->timer = event_new(config->base, -1, EV_PERSIST, on_timer, l);
-    if (l->mail == NULL || l->timer == NULL || event_add(l->mail, NULL) < 0 ||
-        event_add(l->timer, &wait) < 0) {
-        cloud_link_close(l);
-        return err_set(err, CE_ENOMEM, "no memory for the channel");
     }
     *out = l;
     return 0;
@@ -586,6 +635,8 @@ cloud_link_close(struct cloud_link *l)
         event_free(l->mail);
     if (l->timer != NULL)
         event_free(l->timer);
+    if (l->move != NULL)
+        event_free(l->move);
     if (l->in != NULL)
         cloud_msg_drop_all(l->in);
     mailbox_free(l->in);

@@ -49,3 +49,17 @@ cloud_msg_drop_all(struct mailbox *box)
         m = next;
     }
 }
+
+bool
+cloud_may_pass(int code, uint32_t retry_ms)
+{
+    switch (code) {
+    case CE_ENOMEM:
+    case CE_EIO:
+    case CE_ETIMEOUT:
+    case CE_ECLOSED:
+        return true;
+    default:
+        return retry_ms > 0;
+    }
+}

@@ -41,8 +41,9 @@ struct cloud_port;
 /* Every int result: 0, or
  *   CE_EAGAIN    cloud_port_interrupt was called while waiting; the sequence lives
  *   CE_ETIMEOUT  the deadline passed; the sequence is gone
- *   CE_ECLOSED   the cloud is gone or draining; so is the sequence
- *   others       the cloud refused, *err has its words; the sequence is gone */
+ *   others       the cloud is gone or refused, *err has its words; the sequence is
+ *                gone. A cloud that comes back in time is none of the caller's
+ *                business: the port waits for it and goes on there. */
 struct cloud_port_ops {
     /* Begin a sequence of at most max_pos positions. Does not wait. */
     int (*open)(struct cloud_port *c, int32_t max_pos, struct err *err);
@@ -74,6 +75,10 @@ struct cloud_port_ops {
 
     /* Bytes written to the network since the port was made. */
     uint64_t (*bytes_up)(const struct cloud_port *c);
+
+    /* Times that a sequence was begun again in another session, since the port was
+     * made. NULL: never. */
+    int (*n_moves)(const struct cloud_port *c);
 };
 
 /* First member of every implementation. */

@@ -545,6 +545,12 @@ begin(struct decoder *d, struct err *err)
     return rc;
 }
 
+static int
+count_moves(const struct cloud_port *port)
+{
+    return port != NULL && port->ops->n_moves != NULL ? port->ops->n_moves(port) : 0;
+}
+
 int
 decode_answer(struct decoder *d, const struct decode_request *request,
               struct decode_result *result, struct err *err)
@@ -569,6 +575,7 @@ decode_answer(struct decoder *d, const struct decode_request *request,
     if (rc < 0)
         return rc;
     uint64_t bytes = port != NULL ? port->ops->bytes_up(port) : 0;
+    int moves = count_moves(port);
     rc = begin(d, err);
     if (rc == 0)
         rc = d->edge != NULL ? decode_loop(d, err) : cloud_loop(d, err);
@@ -585,6 +592,7 @@ decode_answer(struct decoder *d, const struct decode_request *request,
     if (port != NULL) {
         port->ops->close(port);
         result->bytes_up = port->ops->bytes_up(port) - bytes;
+        result->moves = count_moves(port) - moves;
     }
     atomic_store(&d->interrupted, false);
     result->total_us = clock_us() - start;

@@ -73,6 +73,7 @@ struct decode_result {
     int stalls;   /* times the loop stood still for the cloud */
     int probes;   /* requests made only for the trace, not counted above */
     int screened; /* exit checks that a screen ended */
+    int moves;    /* times the sequence began again in another session */
     uint64_t bytes_up;
     int64_t prefill_us; /* until the first token was known, of total */
     int64_t total_us, edge_us, cloud_us, wire_us;

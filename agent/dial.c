@@ -45,6 +45,31 @@ dial_parse(struct dial_address *a, const char *text, struct err *err)
     return 0;
 }
 
+int
+dial_node(struct dial_address *out, const struct dial_address *infer, const char *node,
+          struct err *err)
+{
+    struct err why = { 0 };
+
+    *out = *infer;
+    if (node[0] == '\0')
+        return 0;
+    if (strchr(node, ':') == NULL && strlen(node) < sizeof(out->name)) {
+        memcpy(out->name, node, strlen(node) + 1);
+        return 0;
+    }
+    if (dial_parse(out, node, &why) < 0)
+        return err_set(err, CE_EPROTO, "its node \"%s\" is neither NAME nor HOST:PORT",
+                       node);
+    return 0;
+}
+
+const char *
+dial_name(const struct dial_address *a)
+{
+    return a->name[0] != '\0' ? a->name : a->host;
+}
+
 /* 0 when connected, else an errno. */
 static int
 connect_by(int fd, const struct addrinfo *ai, int64_t deadline_us)

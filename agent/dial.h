@@ -13,10 +13,20 @@
 struct dial_address {
     char host[256]; /* name or address, without brackets */
     char port[8];
+    char name[256]; /* that the certificate must be for; "": host */
 };
 
 /* HOST:PORT or [ADDRESS]:PORT. CE_EINVAL with a text. */
 int dial_parse(struct dial_address *a, const char *text, struct err *err) CE_MUSTCHECK;
+
+/* Where the upload channel of a session goes: WELCOME's `node` for a session whose
+ * infer channel went to `infer`. "": there too. HOST:PORT: there. A bare NAME: to the
+ * same address as before, asking for NAME: a balancer routes by it. CE_EPROTO. */
+int dial_node(struct dial_address *out, const struct dial_address *infer,
+              const char *node, struct err *err) CE_MUSTCHECK;
+
+/* The name that TLS asks for and checks. */
+const char *dial_name(const struct dial_address *a);
 
 /* Connect to one of the host's addresses, in the resolver's order. The socket is
  * non-blocking, with TCP_NODELAY. */

@@ -241,6 +241,17 @@ display_end(struct display *d)
     fflush(d->out);
 }
 
+void
+display_notice(struct display *d, const char *text)
+{
+    if (d->quiet)
+        return;
+    clear_progress(d);
+    /* The answer's line goes on behind it; only a terminal shows both. */
+    fprintf(d->info, "%scecollm-agent: %s\n", d->progress && !d->ends_line ? "\n" : "",
+            text);
+}
+
 /* ---- the summary ---- */
 
 static void
@@ -276,6 +287,9 @@ display_summary(const struct display *d, const struct decode_result *r)
             fprintf(f, ", %d requests for the trace alone", r->probes);
         putc('\n', f);
     }
+    if (r->moves > 0)
+        fprintf(f, "went on in another session %d %s\n", r->moves,
+                r->moves == 1 ? "time" : "times");
     if (r->screened > 0)
         fprintf(f, "%d exit checks ended by screens\n", r->screened);
     double total = (double)r->total_us / 1e6, first = (double)r->prefill_us / 1e6;

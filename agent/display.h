@@ -39,6 +39,9 @@ void display_prefill(struct display *d, int32_t done, int32_t total);
 void display_token(struct display *d, const struct reply_token *t);
 void display_end(struct display *d); /* of the text: reset colours, end the line */
 
+/* A line about the cloud, on a line of its own, unless quiet. */
+void display_notice(struct display *d, const char *text);
+
 /* The summary, unless quiet. */
 void display_summary(const struct display *d, const struct decode_result *r);
 

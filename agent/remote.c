@@ -12,18 +12,44 @@
 /* Beyond the deadline that the cloud keeps itself, so that its words can arrive. */
 #define REMOTE_GRACE_US 1000000
 
+/* The question that is open, to be put again in another session. */
+struct question {
+    bool asked, stream; /* stream: GENERATE */
+    uint32_t pos;
+    struct cloud_want want;
+    int64_t deadline_us; /* of the answer; INT64_MAX: none */
+    struct sampler_params sampling;
+    int32_t *ids; /* [n]: prompt and tokens so far; owned */
+    size_t n;
+    int n_left; /* tokens that may still come */
+};
+
 struct remote {
     struct cloud_port base;
     struct remote_config config;
     struct mailbox *inbox;
     struct mailbox_msg *taken; /* from the inbox, not looked at yet */
-    uint32_t seq, branch;      /* of the current sequence; seq 0: none yet */
-    enum states_codec codec;   /* of it */
+
+    /* the session */
+    uint32_t epoch;
+    bool up;
+    bool asked;       /* another one was asked for */
+    struct err lost;  /* why this one is no more, or of no use */
+    struct err drain; /* no new sequences in it */
+    struct err gone;  /* there will be no other */
+
+    /* the sequence; seq 0: none yet */
+    uint32_t seq, branch;
+    uint32_t max_pos;
+    enum states_codec codec;
     bool open;
-    struct err dead;     /* the sequence ended */
-    struct err lost;     /* the cloud is gone */
-    struct err drain;    /* no new sequences */
-    int64_t deadline_us; /* of each token of a GENERATE; 0: none */
+    bool known;      /* some session was told of it */
+    bool woken;      /* remote_interrupt, since the sequence began */
+    int moves;       /* since the last answer */
+    struct err dead; /* it ended */
+    struct question question;
+
+    int n_moves; /* in all */
 };
 
 static struct remote *
@@ -40,6 +66,7 @@ message(const struct remote *r, enum cloud_msg_kind kind, const void *data, size
     struct cloud_msg *m = cloud_msg_new(kind, data, size);
 
     if (m != NULL) {
+        m->epoch = r->epoch;
         m->seq = r->seq;
         m->branch = r->branch;
     }
@@ -105,25 +132,106 @@ failed(const struct err *why, struct err *err)
     return why->code;
 }
 
+static int reopen(struct remote *r, struct err *err);
+
+/* This session is of no use, or no more: ask for another one, once. */
+static void
+leave_session(struct remote *r, const struct err *why, uint32_t retry_ms)
+{
+    struct cloud_msg *m = r->asked ? NULL : message(r, CLOUD_MSG_REJOIN, NULL, 0);
+
+    r->up = false;
+    r->lost = *why;
+    if (m == NULL)
+        return; /* without memory the deadline will end the wait */
+    memset(&r->gone, 0, sizeof(r->gone));
+    r->asked = true;
+    m->err = *why;
+    m->retry_ms = retry_ms;
+    m->n = (uint32_t)r->moves;
+    cloud_msg_post(r->config.link, m);
+}
+
+static void
+on_sequence_error(struct remote *r, const struct cloud_msg *m)
+{
+    /* The upload channel does not know the epoch's number, but the sequence's, and
+     * no two sequences of a run have the same. */
+    if (!r->open || m->seq != r->seq)
+        return;
+    if (!m->again || !r->config.wait)
+        r->dead = m->err;
+    else if (r->up)
+        leave_session(r, &m->err, m->retry_ms);
+}
+
+/* A new session: the live sequence begins again in it. */
+static void
+on_up(struct remote *r, const struct cloud_msg *m)
+{
+    r->epoch = m->epoch;
+    r->up = true;
+    r->asked = false;
+    memset(&r->lost, 0, sizeof(r->lost));
+    memset(&r->drain, 0, sizeof(r->drain));
+    if (!r->open || r->dead.code != 0)
+        return;
+    if (r->known && ++r->moves > REMOTE_MOVES) {
+        err_set(&r->dead, CE_ECLOSED, "%d sessions in a row were lost without a token",
+                REMOTE_MOVES);
+        return;
+    }
+    r->n_moves += r->known;
+    (void)reopen(r, &r->dead);
+}
+
 /* Note what a message says; true when it is an answer for the current sequence. */
 static bool
 note(struct remote *r, const struct cloud_msg *m)
 {
     switch (m->kind) {
     case CLOUD_MSG_LOST:
+        if (m->epoch != r->epoch)
+            return false;
+        r->up = false;
         r->lost = m->err;
+        if (r->open)
+            leave_session(r, &m->err, m->retry_ms);
         return false;
     case CLOUD_MSG_DRAIN:
-        r->drain = m->err;
+        if (m->epoch == r->epoch)
+            r->drain = m->err;
+        return false;
+    case CLOUD_MSG_UP:
+        on_up(r, m);
+        return false;
+    case CLOUD_MSG_GONE:
+        r->gone = m->err;
+        r->asked = false;
         return false;
     case CLOUD_MSG_SEQ_ERROR:
-        if (r->open && m->seq == r->seq)
-            r->dead = m->err;
+        on_sequence_error(r, m);
+        return false;
+    case CLOUD_MSG_WAKE:
+        r->woken = true;
         return false;
     case CLOUD_MSG_ANSWER:
-        return r->open && m->seq == r->seq && m->branch == r->branch;
+        return r->open && m->epoch == r->epoch && m->seq == r->seq &&
+               m->branch == r->branch;
     default:
         return false;
+    }
+}
+
+/* Look at what has come meanwhile. */
+static void
+note_all(struct remote *r)
+{
+    struct cloud_msg *m;
+
+    while ((m = next_message(r, 0)) != NULL) {
+        note(r, m);
+        cloud_msg_free(m);
     }
 }
 
@@ -149,30 +257,57 @@ read_answer(const struct frame_token *t, struct cloud_answer *out)
     }
 }
 
-/* Wait for an answer: to position pos, or to any when pos is negative. */
+/* Why no answer will come, if so. */
 static int
-wait_answer(struct remote *r, int32_t pos, int64_t deadline_us, struct cloud_answer *out,
-            struct err *err)
+hopeless(struct remote *r, struct err *err)
 {
+    if (r->dead.code != 0)
+        return failed(&r->dead, err);
+    if (r->gone.code != 0)
+        return failed(&r->gone, err);
+    /* Not up: in wait mode another session is on its way. */
+    if (!r->up && !r->config.wait) {
+        r->dead = r->lost; /* also when there is another session soon */
+        return failed(&r->dead, err);
+    }
+    return 0;
+}
+
+static int
+too_late(struct remote *r, struct err *err)
+{
+    if (r->up || r->lost.code == 0)
+        err_set(&r->dead, CE_ETIMEOUT, "the cloud did not answer in time");
+    else
+        err_set(&r->dead, CE_ETIMEOUT, "no other cloud in time after: %s", r->lost.text);
+    return failed(&r->dead, err);
+}
+
+/* Wait for the answer to the question that is open. */
+static int
+wait_answer(struct remote *r, struct cloud_answer *out, struct err *err)
+{
+    const struct question *q = &r->question;
+
     for (;;) {
-        if (r->lost.code != 0)
-            return failed(&r->lost, err);
-        if (r->dead.code != 0)
-            return failed(&r->dead, err);
-        struct cloud_msg *m = next_message(r, deadline_us);
-        if (m == NULL) {
-            err_set(&r->dead, CE_ETIMEOUT, "the cloud did not answer in time");
-            return failed(&r->dead, err);
+        int rc = hopeless(r, err);
+        if (rc < 0)
+            return rc;
+        if (r->woken) {
+            r->woken = false;
+            return err_set(err, CE_EAGAIN, "interrupted");
         }
-        bool wake = m->kind == CLOUD_MSG_WAKE;
-        bool mine = note(r, m) && (pos < 0 || m->pos == (uint32_t)pos);
+        struct cloud_msg *m = next_message(r, q->deadline_us);
+        if (m == NULL)
+            return too_late(r, err);
+        bool mine = note(r, m) && (q->stream || m->pos == q->pos);
         if (mine)
             read_answer(&m->frame.u.token, out);
         cloud_msg_free(m);
-        if (mine)
+        if (mine) {
+            r->moves = 0;
             return 0;
-        if (wake)
-            return err_set(err, CE_EAGAIN, "interrupted");
+        }
     }
 }
 
@@ -182,24 +317,117 @@ deadline_after(uint32_t ms)
     return ms == 0 ? INT64_MAX : clock_us() + (int64_t)ms * 1000 + REMOTE_GRACE_US;
 }
 
-/* ---- the port ---- */
+/* What is left of the deadline, for the cloud; 0: none was set. */
+static uint32_t
+ms_left(const struct question *q)
+{
+    if (q->deadline_us == INT64_MAX)
+        return 0;
+    int64_t left = (q->deadline_us - REMOTE_GRACE_US - clock_us()) / 1000;
+    return left > 1 ? (uint32_t)left : 1;
+}
 
-/* Is there a cloud for a new sequence? Looks at what has come meanwhile. */
+/* ---- frames ---- */
+
 static int
-check_cloud(struct remote *r, struct err *err)
+send_open(struct remote *r, struct err *err)
+{
+    const char *name = states_codec_name(r->codec);
+    struct frame f = { .type = FRAME_OPEN };
+
+    f.u.open = (struct frame_open){ .epoch = r->epoch,
+                                    .seq = r->seq,
+                                    .codec = frame_str_of(name, strlen(name)),
+                                    .max_pos = r->max_pos,
+                                    .keep_kv = !r->config.naive || r->config.keep_kv };
+    return send_frame(r, &f, 0, err);
+}
+
+static int
+send_infer(struct remote *r, struct err *err)
+{
+    const struct question *q = &r->question;
+    enum cloud_msg_kind kind = r->config.naive ? CLOUD_MSG_REWIND : CLOUD_MSG_RELEASE;
+    struct frame f = { .type = FRAME_INFER };
+    int rc = tell_rows(r, kind, q->pos + 1, err);
+
+    f.u.infer = (struct frame_infer){ .epoch = r->epoch,
+                                      .seq = r->seq,
+                                      .branch = r->branch,
+                                      .pos = q->pos,
+                                      .deadline_ms = ms_left(q),
+                                      .n_top = (uint32_t)q->want.n_top,
+                                      .want_hash = q->want.want_hash };
+    return rc == 0 ? send_frame(r, &f, q->pos, err) : rc;
+}
+
+static int
+send_generate(struct remote *r, struct err *err)
+{
+    const struct question *q = &r->question;
+    const struct sampler_params *s = &q->sampling;
+    struct cloud_msg *m = message(r, CLOUD_MSG_FRAME, NULL, q->n * 4);
+
+    if (m == NULL)
+        return no_memory(err);
+    for (size_t i = 0; i < q->n; i++)
+        for (int b = 0; b < 4; b++)
+            m->data[i * 4 + (size_t)b] = (unsigned char)((uint32_t)q->ids[i] >> (8 * b));
+    m->frame.type = FRAME_GENERATE;
+    m->frame.u.generate = (struct frame_generate){ .epoch = r->epoch,
+                                                   .seq = r->seq,
+                                                   .max_tokens = (uint32_t)q->n_left,
+                                                   .temperature = (float)s->temperature,
+                                                   .top_k = (uint32_t)s->top_k,
+                                                   .top_p = (float)s->top_p,
+                                                   .min_p = (float)s->min_p,
+                                                   .seed = s->seed,
+                                                   .deadline_ms = q->want.deadline_ms,
+                                                   .want_hash = q->want.want_hash };
+    cloud_msg_post(r->config.link, m);
+    return 0;
+}
+
+static int
+send_question(struct remote *r, struct err *err)
+{
+    const struct question *q = &r->question;
+
+    if (!q->asked)
+        return 0;
+    return q->stream ? send_generate(r, err) : send_infer(r, err);
+}
+
+/* The live sequence in the session that has just come up: under a new number, since
+ * what is still on its way names the old one. */
+static int
+reopen(struct remote *r, struct err *err)
 {
     struct cloud_msg *m;
 
-    r->open = false;
-    while ((m = next_message(r, 0)) != NULL) {
-        note(r, m);
-        cloud_msg_free(m);
-    }
-    if (r->lost.code != 0)
-        return failed(&r->lost, err);
-    if (r->drain.code != 0)
-        return failed(&r->drain, err);
-    return 0;
+    r->seq++;
+    r->branch = 0;
+    m = message(r, CLOUD_MSG_REOPEN, NULL, 0);
+    if (m == NULL)
+        return no_memory(err);
+    cloud_msg_post(r->config.rows, m); /* first: the answer to OPEN is credit for them */
+    r->known = true;
+    int rc = send_open(r, err);
+    return rc == 0 ? send_question(r, err) : rc;
+}
+
+/* ---- the port ---- */
+
+/* A session for a new sequence: the one there is, or one that is on its way. */
+static int
+find_session(struct remote *r, struct err *err)
+{
+    note_all(r);
+    if (r->up && r->drain.code != 0)
+        leave_session(r, &r->drain, 0);
+    else if (!r->up)
+        leave_session(r, &r->lost, 0);
+    return hopeless(r, err);
 }
 
 static int
@@ -208,10 +436,11 @@ remote_open(struct cloud_port *c, int32_t max_pos, struct err *err)
     struct remote *r = of(c);
     enum states_codec codec = r->config.naive ? STATES_F32 : r->config.codec;
     size_t bytes = (size_t)max_pos * states_row_bytes(codec, r->config.d_model);
-    const char *name = states_codec_name(codec);
-    struct frame f = { .type = FRAME_OPEN };
-    int rc = check_cloud(r, err);
 
+    r->open = false;
+    r->moves = 0;
+    memset(&r->dead, 0, sizeof(r->dead));
+    int rc = find_session(r, err);
     if (rc < 0)
         return rc;
     if (bytes > r->config.retain_bytes)
@@ -221,17 +450,14 @@ remote_open(struct cloud_port *c, int32_t max_pos, struct err *err)
                        max_pos, bytes, r->config.retain_bytes);
     r->seq++;
     r->branch = 0;
-    memset(&r->dead, 0, sizeof(r->dead));
+    r->woken = false;
+    r->known = r->up;
+    r->max_pos = (uint32_t)max_pos;
     r->codec = codec;
     /* Rows first: the answer to OPEN is credit for them. */
     rc = tell_rows(r, CLOUD_MSG_OPEN, (uint32_t)max_pos, err);
-    f.u.open = (struct frame_open){ .epoch = r->config.epoch,
-                                    .seq = r->seq,
-                                    .codec = frame_str_of(name, strlen(name)),
-                                    .max_pos = (uint32_t)max_pos,
-                                    .keep_kv = !r->config.naive || r->config.keep_kv };
-    if (rc == 0)
-        rc = send_frame(r, &f, 0, err);
+    if (rc == 0 && r->up)
+        rc = send_open(r, err);
     r->open = rc == 0;
     return rc;
 }
@@ -241,9 +467,10 @@ remote_put_states(struct cloud_port *c, int32_t pos, int n, const float *rows,
                   struct err *err)
 {
     struct remote *r = of(c);
+
+    note_all(r); /* a lost session is replaced while the edge computes on */
     struct cloud_msg *m =
         message(r, CLOUD_MSG_ROWS, rows, (size_t)n * r->config.d_model * sizeof(float));
-
     if (m == NULL)
         return no_memory(err);
     m->pos = (uint32_t)pos;
@@ -267,21 +494,22 @@ remote_infer(struct cloud_port *c, int32_t pos, const struct cloud_want *want,
              struct cloud_answer *out, struct err *err)
 {
     struct remote *r = of(c);
-    enum cloud_msg_kind kind = r->config.naive ? CLOUD_MSG_REWIND : CLOUD_MSG_RELEASE;
-    struct frame f = { .type = FRAME_INFER };
-    int rc = tell_rows(r, kind, (uint32_t)pos + 1, err);
+    struct question *q = &r->question;
 
-    f.u.infer = (struct frame_infer){ .epoch = r->config.epoch,
-                                      .seq = r->seq,
-                                      .branch = r->branch,
-                                      .pos = (uint32_t)pos,
-                                      .deadline_ms = want->deadline_ms,
-                                      .n_top = (uint32_t)want->n_top,
-                                      .want_hash = want->want_hash };
+    note_all(r);
+    int rc = hopeless(r, err);
+    if (rc < 0)
+        return rc;
+    q->asked = true;
+    q->stream = false;
+    q->pos = (uint32_t)pos;
+    q->want = *want;
+    q->deadline_us = deadline_after(want->deadline_ms);
+    if (r->up)
+        rc = send_infer(r, err);
     if (rc == 0)
-        rc = send_frame(r, &f, (uint32_t)pos, err);
-    if (rc == 0)
-        rc = wait_answer(r, pos, deadline_after(want->deadline_ms), out, err);
+        rc = wait_answer(r, out, err);
+    q->asked = false;
     return rc;
 }
 
@@ -291,37 +519,35 @@ remote_generate(struct cloud_port *c, const int32_t *ids, size_t n, int max_toke
                 struct err *err)
 {
     struct remote *r = of(c);
-    struct cloud_msg *m = message(r, CLOUD_MSG_FRAME, NULL, n * 4);
+    struct question *q = &r->question;
+    size_t room = n + (size_t)max_tokens;
 
-    if (m == NULL)
+    mem_free(q->ids);
+    q->ids = mem_array_alloc(room, sizeof(*q->ids));
+    if (q->ids == NULL)
         return no_memory(err);
-    for (size_t i = 0; i < n; i++)
-        for (int b = 0; b < 4; b++)
-            m->data[i * 4 + (size_t)b] = (unsigned char)((uint32_t)ids[i] >> (8 * b));
-    m->frame.type = FRAME_GENERATE;
-    m->frame.u.generate =
-        (struct frame_generate){ .epoch = r->config.epoch,
-                                 .seq = r->seq,
-                                 .max_tokens = (uint32_t)max_tokens,
-                                 .temperature = (float)sampling->temperature,
-                                 .top_k = (uint32_t)sampling->top_k,
-                                 .top_p = (float)sampling->top_p,
-                                 .min_p = (float)sampling->min_p,
-                                 .seed = sampling->seed,
-                                 .deadline_ms = want->deadline_ms,
-                                 .want_hash = want->want_hash };
-    cloud_msg_post(r->config.link, m);
-    r->deadline_us = (int64_t)want->deadline_ms * 1000;
-    return 0;
+    memcpy(q->ids, ids, n * sizeof(*ids));
+    q->n = n;
+    q->n_left = max_tokens;
+    q->sampling = *sampling;
+    q->want = *want;
+    q->asked = q->stream = true;
+    return r->up ? send_generate(r, err) : 0;
 }
 
 static int
 remote_next(struct cloud_port *c, struct cloud_answer *out, struct err *err)
 {
     struct remote *r = of(c);
+    struct question *q = &r->question;
 
-    return wait_answer(r, -1, deadline_after((uint32_t)(r->deadline_us / 1000)), out,
-                       err);
+    q->deadline_us = deadline_after(q->want.deadline_ms);
+    int rc = wait_answer(r, out, err);
+    if (rc == 0 && q->n_left > 0) { /* so that another cloud could go on from here */
+        q->ids[q->n++] = out->token;
+        q->n_left--;
+    }
+    return rc;
 }
 
 static int
@@ -331,7 +557,7 @@ remote_truncate(struct cloud_port *c, int32_t n_positions, struct err *err)
     struct frame f = { .type = FRAME_TRUNCATE };
 
     r->branch++;
-    f.u.truncate = (struct frame_truncate){ .epoch = r->config.epoch,
+    f.u.truncate = (struct frame_truncate){ .epoch = r->epoch,
                                             .seq = r->seq,
                                             .branch = r->branch,
                                             .pos = (uint32_t)n_positions };
@@ -345,12 +571,12 @@ remote_close(struct cloud_port *c)
     struct remote *r = of(c);
     struct frame f = { .type = FRAME_CLOSE };
 
+    r->question.asked = false;
     if (!r->open)
         return;
-    f.u.close = (struct frame_close){ .epoch = r->config.epoch, .seq = r->seq };
+    f.u.close = (struct frame_close){ .epoch = r->epoch, .seq = r->seq };
     (void)tell_rows(r, CLOUD_MSG_CLOSE, 0, NULL);
-    if (r->lost.code == 0)
-        (void)send_frame(r, &f, 0, NULL);
+    (void)send_frame(r, &f, 0, NULL);
     r->open = false;
 }
 
@@ -360,6 +586,12 @@ remote_bytes_up(const struct cloud_port *c)
     const struct remote *r = (const struct remote *)(const void *)c;
 
     return r->config.bytes_up != NULL ? r->config.bytes_up(r->config.ctx) : 0;
+}
+
+static int
+remote_n_moves(const struct cloud_port *c)
+{
+    return ((const struct remote *)(const void *)c)->n_moves;
 }
 
 static const struct cloud_port_ops remote_ops = {
@@ -372,6 +604,7 @@ static const struct cloud_port_ops remote_ops = {
     .truncate = remote_truncate,
     .close = remote_close,
     .bytes_up = remote_bytes_up,
+    .n_moves = remote_n_moves,
 };
 
 int
@@ -401,7 +634,11 @@ remote_inbox(const struct cloud_port *c)
 void
 remote_connect(struct cloud_port *c, const struct remote_config *config)
 {
-    of(c)->config = *config;
+    struct remote *r = of(c);
+
+    r->config = *config;
+    r->epoch = config->epoch;
+    r->up = true;
 }
 
 void
@@ -428,5 +665,6 @@ remote_free(struct cloud_port *c)
     }
     cloud_msg_drop_all(r->inbox);
     mailbox_free(r->inbox);
+    mem_free(r->question.ids);
     mem_free(r);
 }

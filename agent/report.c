@@ -101,12 +101,13 @@ add_result(const struct report *r, json_t *o, const struct decode_result *d)
 {
     json_object_set_new(o, "end", json_string(decode_end_name(d->end)));
     json_object_set_new(o, "prompt_tokens", json_integer((json_int_t)d->n_prompt));
-    json_object_set_new(
-        o, "counts",
-        json_pack("{s:i, s:o, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "tokens", d->n_tokens,
-                  "exits", by_exit(r, d), "cloud", d->by_cloud, "full", d->by_full,
-                  "fallback", d->by_fallback, "requests", d->requests, "stalls",
-                  d->stalls, "probes", d->probes, "screened", d->screened));
+    json_object_set_new(o, "counts",
+                        json_pack("{s:i, s:o, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}",
+                                  "tokens", d->n_tokens, "exits", by_exit(r, d), "cloud",
+                                  d->by_cloud, "full", d->by_full, "fallback",
+                                  d->by_fallback, "requests", d->requests, "stalls",
+                                  d->stalls, "probes", d->probes, "screened", d->screened,
+                                  "moves", d->moves));
     json_object_set_new(o, "bytes_up", json_integer((json_int_t)d->bytes_up));
     json_object_set_new(
         o, "us",

@@ -80,11 +80,31 @@ truncate_to(struct rows *r, uint32_t branch, uint32_t pos)
         r->next = pos;
 }
 
+/* A new sequence to the cloud, with the rows of the live one. */
+static void
+begin_again(struct rows *r)
+{
+    r->branch = r->id = 0;
+    r->limit = r->next = 0;
+}
+
+void
+rows_session(struct rows *r, uint32_t epoch)
+{
+    r->epoch = epoch;
+    begin_again(r);
+}
+
 int
 rows_take(struct rows *r, const struct cloud_msg *m, struct err *err)
 {
     if (m->kind == CLOUD_MSG_OPEN) {
         begin(r, m);
+        return 0;
+    }
+    if (m->kind == CLOUD_MSG_REOPEN && r->open) {
+        r->seq = m->seq;
+        begin_again(r);
         return 0;
     }
     if (!r->open || m->seq != r->seq)

@@ -49,6 +49,10 @@ int rows_take(struct rows *r, const struct cloud_msg *m, struct err *err) CE_MUS
  * changes. False when nothing may be sent. */
 bool rows_next(struct rows *r, struct frame *f);
 
+/* Another session, which has nothing yet: the live sequence waits for REOPEN, then all
+ * of it goes again within the new session's credit. */
+void rows_session(struct rows *r, uint32_t epoch);
+
 /* The channel was lost: all goes again. The cloud skips what it has. */
 void rows_rewind(struct rows *r);
 

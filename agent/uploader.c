@@ -40,14 +40,14 @@ struct uploader {
 static int
 attach(struct uploader *u, struct err *err)
 {
-    struct dial_address where = u->config.where;
+    struct dial_address where;
     struct frame f = { .type = FRAME_ATTACH };
     uint64_t sent = 0;
+    int rc = dial_node(&where, &u->config.where, u->session.node, err);
 
-    if (u->session.node[0] != '\0')
-        memcpy(where.host, u->session.node, sizeof(where.host));
-    int rc =
-        wire_open(&u->wire, u->config.ctx, &where, u->config.connect_timeout_us, err);
+    if (rc == 0)
+        rc =
+            wire_open(&u->wire, u->config.ctx, &where, u->config.connect_timeout_us, err);
     if (rc < 0)
         return rc;
     memcpy(f.u.attach.session, u->session.session, sizeof(f.u.attach.session));
@@ -69,13 +69,15 @@ attach(struct uploader *u, struct err *err)
         u->wire = NULL;
         return rc;
     }
-    log_debug("upload state=ATTACHED host=%s port=%s", where.host, where.port);
+    log_debug("upload state=ATTACHED host=%s port=%s name=%s", where.host, where.port,
+              dial_name(&where));
     return 0;
 }
 
-/* Tell the worker that rows will not arrive any more. */
+/* Tell the worker that rows will not arrive any more. again: it is this channel's
+ * fault, another session would have another one. */
 static void
-give_up(struct uploader *u, const struct err *why)
+give_up(struct uploader *u, const struct err *why, bool again)
 {
     struct cloud_msg *m = cloud_msg_new(CLOUD_MSG_SEQ_ERROR, NULL, 0);
 
@@ -83,22 +85,24 @@ give_up(struct uploader *u, const struct err *why)
     if (m == NULL)
         return; /* the worker's deadline will end the wait */
     m->seq = u->rows.seq;
+    m->again = again;
     m->err = *why;
     err_prefix(&m->err, "cloud %s:%s: upload channel", u->config.where.host,
                u->config.where.port);
     cloud_msg_post(u->config.worker, m);
 }
 
-/* The channel broke: everything goes again over a new one, a few times. */
+/* The channel broke: everything goes again over a new one, a few times; then another
+ * session may do better, if `again`. */
 static void
-channel_lost(struct uploader *u, const struct err *why)
+channel_lost(struct uploader *u, const struct err *why, bool again)
 {
     log_debug("upload state=LOST reason=\"%s\"", why->text);
     wire_close(u->wire, false);
     u->wire = NULL;
     rows_rewind(&u->rows);
     if (u->rows.open && u->retries-- <= 0)
-        give_up(u, why);
+        give_up(u, why, again);
 }
 
 static void
@@ -111,7 +115,7 @@ send_frame(struct uploader *u, const struct frame *f)
     atomic_fetch_add(&u->bytes, sent);
     u->last_sent_us = clock_us();
     if (rc < 0)
-        channel_lost(u, &err);
+        channel_lost(u, &err, true);
 }
 
 /* Whatever the cloud says here: little. */
@@ -122,6 +126,7 @@ receive(struct uploader *u)
     struct frame f;
 
     while (u->wire != NULL) {
+        bool again = true;
         int rc = wire_receive(u->wire, FRAME_AT_AGENT_UPLOAD, 0, &f, &err);
         if (rc == CE_EAGAIN)
             return;
@@ -136,14 +141,26 @@ receive(struct uploader *u)
             err_set(&err, -(int)f.u.error.code, "%.*s", (int)f.u.error.text.len,
                     f.u.error.text.data);
             u->retries = 0; /* it was refused, not lost */
+            again = cloud_may_pass(err.code, f.u.error.retry_ms);
         } else if (rc == 0) {
             err_set(&err, CE_ECLOSED, "closed by the cloud");
         }
-        channel_lost(u, &err);
+        channel_lost(u, &err, again);
     }
 }
 
 /* ---- the thread ---- */
+
+static void
+begin_session(struct uploader *u, const struct cloud_msg *m)
+{
+    memcpy(&u->session, m->data, sizeof(u->session));
+    wire_close(u->wire, true);
+    u->wire = NULL;
+    rows_session(&u->rows, u->session.epoch);
+    u->failed = u->have_session; /* nothing more before REOPEN, or the next OPEN */
+    u->have_session = true;
+}
 
 static void
 take(struct uploader *u, struct cloud_msg *m)
@@ -153,15 +170,14 @@ take(struct uploader *u, struct cloud_msg *m)
     if (m->kind == CLOUD_MSG_QUIT) {
         u->quit = true;
     } else if (m->kind == CLOUD_MSG_SESSION && m->data_size == sizeof(u->session)) {
-        memcpy(&u->session, m->data, sizeof(u->session));
-        u->have_session = true;
+        begin_session(u, m);
     } else {
-        if (m->kind == CLOUD_MSG_OPEN) {
+        if (m->kind == CLOUD_MSG_OPEN || m->kind == CLOUD_MSG_REOPEN) {
             u->failed = false;
             u->retries = UPLOADER_RETRIES;
         }
         if (rows_take(&u->rows, m, &err) < 0)
-            give_up(u, &err);
+            give_up(u, &err, false);
     }
     cloud_msg_free(m);
 }
@@ -187,7 +203,7 @@ pump(struct uploader *u)
 
     while (!u->quit && !u->failed && u->rows.open && u->have_session) {
         if (u->wire == NULL && attach(u, &err) < 0) {
-            give_up(u, &err);
+            give_up(u, &err, true);
             return;
         }
         if (!rows_next(&u->rows, &f))

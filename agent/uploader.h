@@ -6,7 +6,8 @@
  * by mailbox (cloud_msg.h) what exists, what may go and what the cloud wants again.
  * The channel is opened at the first sequence and closed when idle; lost in between,
  * it is opened again and everything is sent again, the cloud skips what it has.
- * When that fails too, the decode worker is told, with SEQ_ERROR.
+ * When that fails too, the decode worker is told, with SEQ_ERROR. A new session
+ * (CLOUD_MSG_SESSION) ends the old one's channel; the rows wait for REOPEN.
  *
  * Order promised: rows go by position; nothing is sent of a sequence after its CLOSE
  * was taken.
@@ -25,11 +26,11 @@
 
 struct uploader_config {
     SSL_CTX *ctx;              /* borrowed until uploader_stop */
-    struct dial_address where; /* of the infer channel */
+    struct dial_address where; /* of the infer channel; node: dial_node */
     int64_t connect_timeout_us;
     int64_t stall_timeout_us; /* most time without a byte moving */
     size_t d_model;
-    uint32_t epoch;
+    uint32_t epoch;         /* of the first session */
     struct mailbox *worker; /* gets SEQ_ERROR; borrowed */
 };
 

@@ -88,7 +88,7 @@ wire_open(struct wire **out, SSL_CTX *ctx, const struct dial_address *where,
     bytebuf_init(&s->out, WIRE_MAX_OUT);
     int rc = dial(where, timeout_us, &s->fd, err);
     if (rc == 0)
-        rc = tls_client_ssl(&s->ssl, ctx, where->host, err);
+        rc = tls_client_ssl(&s->ssl, ctx, dial_name(where), err);
     if (rc == 0 && SSL_set_fd(s->ssl, s->fd) != 1)
         rc = tls_error(err, CE_EIO, s->ssl, "TLS");
     if (rc == 0)

@@ -144,10 +144,10 @@ _cecollm_model() {
 _cecollm_agent_options='--model --exits --exit-layers --no-exits --cut-layer --context
     --threads --prefill-chunk --cpu --packing --packing-cache --mode --theta --screens
     --upload --on-cloud-loss --naive-kv --cloud --ca --cert --key --token-file --codec
-    --connect-timeout --deadline --retain-limit --require-exact --max-tokens --temperature
-    --top-k --top-p --min-p --seed --stop --system --chat-template --raw --json --trace --hash
-    --quiet --color --log-level --config --prompt --prompts --ids --force-ids
-    --print-config --help --version'
+    --connect-timeout --silence-timeout --reconnect --deadline --retain-limit
+    --require-exact --max-tokens --temperature --top-k --top-p --min-p --seed --stop
+    --system --chat-template --raw --json --trace --hash --quiet --color --log-level
+    --config --prompt --prompts --ids --force-ids --print-config --help --version'
 
 _cecollm_agent() {
     local cur prev

@@ -485,10 +485,17 @@ class Trouble(Together):
         return p.returncode, [agent_run.json.loads(x) for x in out.splitlines()], err
 
     def test_the_cloud_dies_in_an_answer(self):
-        code, found, err = self.lost()
+        code, found, err = self.lost("--reconnect", "0")
         self.assertEqual(code, 1)
         self.assertRegex(err, r"^cecollm-agent: cloud localhost:\d+: .*\n$")
         self.assertIn("error", found[-1])
+        self.assertEqual(found[-1]["end"], "error")
+
+    def test_the_cloud_does_not_come_back(self):
+        code, found, err = self.lost("--reconnect", "1s")
+        self.assertEqual(code, 1)
+        self.assertRegex(err, r"^cecollm-agent: cloud localhost:\d+: cannot connect: .* "
+                              r"\(gave up after [1-9]\d* tr(y|ies) in \d\.\d s\)\n$")
         self.assertEqual(found[-1]["end"], "error")
 
     def test_the_edge_goes_on(self):

@@ -61,8 +61,8 @@ expect(uint32_t pos, uint32_t n, uint32_t branch, uint32_t id)
 
     assert_true(rows_next(&rows, &f));
     assert_int_equal(f.type, FRAME_STATES);
-    assert_int_equal(f.u.states.epoch, 7);
-    assert_int_equal(f.u.states.seq, 1);
+    assert_int_equal(f.u.states.epoch, rows.epoch);
+    assert_int_equal(f.u.states.seq, rows.seq);
     assert_int_equal(f.u.states.pos, pos);
     assert_int_equal(f.u.states.n, n);
     assert_int_equal(f.u.states.branch, branch);
@@ -195,15 +195,52 @@ strangers_and_holes(void **state)
     rows_fini(&rows);
 }
 
+/* Another session: nothing goes before REOPEN and its credit, then everything does,
+ * under the sequence's new number, without a branch's past. */
+static void
+another_session(void **state)
+{
+    (void)state;
+    rows_init(&rows, D, 7);
+    TELL(OPEN, .pos = 50, .codec = STATES_F32);
+    assert_int_equal(put(0, 6), 0);
+    TELL(RELEASE, .pos = 5);
+    TELL(CREDIT, .limit = 40);
+    expect(0, 5, 0, 0);
+    TELL(TRUNCATE, .pos = 4, .branch = 1);
+    TELL(NEED, .pos = 0, .id = 3, .limit = 40);
+    rows_session(&rows, 9);
+    expect_nothing();
+    assert_int_equal(put(4, 2), 0); /* made meanwhile */
+    TELL(RELEASE, .pos = 6);
+    TELL(TRUNCATE, .pos = 5, .branch = 2);
+    expect_nothing();
+    assert_int_equal(tell(CLOUD_MSG_REOPEN, (struct cloud_msg){ .seq = 4 }), 0);
+    TELL(CREDIT, .limit = 40); /* of the old number: nobody's */
+    expect_nothing();
+    assert_int_equal(tell(CLOUD_MSG_CREDIT, (struct cloud_msg){ .seq = 4, .limit = 3 }),
+                     0);
+    expect(0, 3, 0, 0);
+    assert_int_equal(
+        tell(CLOUD_MSG_NEED, (struct cloud_msg){ .seq = 4, .id = 1, .limit = 40 }), 0);
+    expect(0, 5, 0, 1);
+    rows_fini(&rows);
+    /* Without a live sequence it changes nothing. */
+    rows_init(&rows, D, 7);
+    rows_session(&rows, 8);
+    assert_int_equal(tell(CLOUD_MSG_REOPEN, (struct cloud_msg){ .seq = 4 }), 0);
+    expect_nothing();
+    assert_false(rows.open);
+    rows_fini(&rows);
+}
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(credit_and_release),
-        cmocka_unit_test(frames_are_bounded),
-        cmocka_unit_test(replay),
-        cmocka_unit_test(branches),
-        cmocka_unit_test(strangers_and_holes),
+        cmocka_unit_test(another_session),    cmocka_unit_test(credit_and_release),
+        cmocka_unit_test(frames_are_bounded), cmocka_unit_test(replay),
+        cmocka_unit_test(branches),           cmocka_unit_test(strangers_and_holes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

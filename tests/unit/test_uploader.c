@@ -73,9 +73,9 @@ write_frame(struct peer *p, const struct frame *f)
     bytebuf_fini(&b);
 }
 
-/* Take the connection and the ATTACH, which must carry the session. */
+/* Take the connection and the ATTACH, which must carry the session of this epoch. */
 static struct peer *
-accept_attach(void)
+accept_epoch(uint32_t epoch)
 {
     struct peer *p = calloc(1, sizeof(*p));
     struct timeval limit = { 20, 0 };
@@ -90,13 +90,19 @@ accept_attach(void)
     assert_int_equal(SSL_accept(p->ssl), 1);
     struct frame f = read_frame(p);
     assert_int_equal(f.type, FRAME_ATTACH);
-    assert_int_equal(f.u.attach.epoch, 1);
+    assert_int_equal(f.u.attach.epoch, epoch);
     for (int i = 0; i < 16; i++) {
         assert_int_equal(f.u.attach.session[i], i);
         assert_int_equal(f.u.attach.secret[i], 100 + i);
     }
     write_frame(p, &attached);
     return p;
+}
+
+static struct peer *
+accept_attach(void)
+{
+    return accept_epoch(1);
 }
 
 static void
@@ -167,6 +173,20 @@ quit(struct peer *p)
     drop(p);
 }
 
+static void
+tell_session(uint32_t epoch, const char *node)
+{
+    struct cloud_session session = { .epoch = epoch };
+
+    for (int i = 0; i < 16; i++) {
+        session.session[i] = (uint8_t)i;
+        session.secret[i] = (uint8_t)(100 + i);
+    }
+    snprintf(session.node, sizeof(session.node), "%s", node);
+    cloud_msg_post(uploader_mailbox(uploader),
+                   cloud_msg_new(CLOUD_MSG_SESSION, &session, sizeof(session)));
+}
+
 static int
 begin(void **state)
 {
@@ -177,20 +197,14 @@ begin(void **state)
                                       .d_model = D,
                                       .epoch = 1,
                                       .worker = worker };
-    struct cloud_session session = { .epoch = 1 };
     struct sockaddr_in at;
     socklen_t len = sizeof(at);
 
     (void)state;
     assert_int_equal(getsockname(listener, (struct sockaddr *)&at, &len), 0);
     snprintf(config.where.port, sizeof(config.where.port), "%d", ntohs(at.sin_port));
-    for (int i = 0; i < 16; i++) {
-        session.session[i] = (uint8_t)i;
-        session.secret[i] = (uint8_t)(100 + i);
-    }
     assert_int_equal(uploader_start(&uploader, &config, NULL), 0);
-    struct cloud_msg *m = cloud_msg_new(CLOUD_MSG_SESSION, &session, sizeof(session));
-    cloud_msg_post(uploader_mailbox(uploader), m);
+    tell_session(1, "");
     TELL(OPEN, .pos = 100);
     return 0;
 }
@@ -282,6 +296,42 @@ refused(void **state)
     drop(p);
 }
 
+/* Another session: the old channel is left, the new one gets all rows again, under the
+ * sequence's new number. Its node has a name of its own behind the same address. */
+static void
+moved(void **state)
+{
+    struct peer *p = accept_attach();
+
+    (void)state;
+    put(0, 5);
+    TELL(RELEASE, .pos = 4);
+    TELL(CREDIT, .limit = 3);
+    expect_states(p, 0, 3, 0);
+    tell_session(2, "localhost");
+    assert_int_equal(read_frame(p).type, FRAME_BYE);
+    drop(p);
+    put(5, 1);
+    tell((struct cloud_msg){ .kind = CLOUD_MSG_REOPEN, .seq = 2 });
+    tell((struct cloud_msg){ .kind = CLOUD_MSG_CREDIT, .seq = 2, .limit = 100 });
+    p = accept_epoch(2);
+    assert_string_equal(SSL_get_servername(p->ssl, TLSEXT_NAMETYPE_host_name),
+                        "localhost");
+    expect_states(p, 0, 4, 0);
+    /* A node that is nowhere: this session is of no use, another one may be. */
+    tell_session(3, "no node:x");
+    assert_int_equal(read_frame(p).type, FRAME_BYE);
+    drop(p);
+    tell((struct cloud_msg){ .kind = CLOUD_MSG_REOPEN, .seq = 3 });
+    struct mailbox_msg *m = mailbox_wait(worker, 20000000);
+    assert_non_null(m);
+    assert_int_equal(cloud_msg_of(m)->kind, CLOUD_MSG_SEQ_ERROR);
+    assert_int_equal(cloud_msg_of(m)->seq, 3);
+    assert_true(cloud_msg_of(m)->again);
+    assert_non_null(strstr(cloud_msg_of(m)->err.text, "neither NAME nor HOST:PORT"));
+    cloud_msg_free(cloud_msg_of(m));
+}
+
 /* ---- certificates ---- */
 
 static char paths[5][64];
@@ -344,6 +394,7 @@ main(void)
         cmocka_unit_test_setup_teardown(credit_then_replay, begin, end),
         cmocka_unit_test_setup_teardown(lost_channel, begin, end),
         cmocka_unit_test_setup_teardown(refused, begin, end),
+        cmocka_unit_test_setup_teardown(moved, begin, end),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
