@@ -117,19 +117,6 @@ read_session(struct app *a, const struct frame_welcome *w)
         memcpy(a->session.node, w->node.data, node);
 }
 
-/* The upload thread's part of a session. */
-static int
-tell_session(struct app *a, struct err *err)
-{
-    struct cloud_msg *m =
-        cloud_msg_new(CLOUD_MSG_SESSION, &a->session, sizeof(a->session));
-
-    if (m == NULL)
-        return err_set(err, CE_ENOMEM, "out of memory");
-    cloud_msg_post(uploader_mailbox(a->uploader), m);
-    return 0;
-}
-
 /* Another session than the first. */
 static void
 on_up_again(struct app *a, const struct frame_welcome *w)
@@ -140,7 +127,7 @@ on_up_again(struct app *a, const struct frame_welcome *w)
     if (rc == 0)
         read_session(a, w);
     if (rc == 0 && a->uploader != NULL)
-        rc = tell_session(a, &err);
+        rc = uploader_session(a->uploader, &a->session, &err);
     if (rc < 0)
         cloud_link_leave(a->link, &err);
     else
@@ -298,7 +285,7 @@ open_uploader(struct app *a, struct err *err)
     int rc = uploader_start(&a->uploader, &uc, err);
 
     if (rc == 0)
-        rc = tell_session(a, err);
+        rc = uploader_session(a->uploader, &a->session, err);
     if (rc == 0)
         cloud_link_set_uploader(a->link, uploader_mailbox(a->uploader));
     return rc;

@@ -580,7 +580,7 @@ cloud_link_open(struct cloud_link **out, const struct cloud_link_config *config,
     if (rc == 0)
         rc = make_events(l, err);
     if (rc == 0)
-        rc = dial(&config->where, config->connect_timeout_us, &fd, err);
+        rc = dial(&config->where, config->connect_timeout_us, NULL, &fd, err);
     if (rc == 0)
         rc = make_channel(l, fd, err);
     if (rc == 0)

@@ -70,35 +70,52 @@ dial_name(const struct dial_address *a)
     return a->name[0] != '\0' ? a->name : a->host;
 }
 
-/* 0 when connected, else an errno. */
+#define STOP_US 50000 /* how often a stop is looked at */
+
+int
+dial_poll(int fd, short events, int64_t deadline_us, const struct dial_stop *stop)
+{
+    struct pollfd p = { .fd = fd, .events = events };
+
+    for (;;) {
+        int64_t left = deadline_us - clock_us();
+        if (left <= 0)
+            return CE_ETIMEOUT;
+        if (stop != NULL && stop->now(stop->ctx))
+            return CE_EAGAIN;
+        if (stop != NULL && left > STOP_US)
+            left = STOP_US;
+        int n = poll(&p, 1, (int)(left / 1000) + 1);
+        if (n > 0)
+            return 0;
+        if (n < 0 && errno != EINTR)
+            return CE_EIO;
+    }
+}
+
+/* 0 when connected, else an errno; ECANCELED: stopped. */
 static int
-connect_by(int fd, const struct addrinfo *ai, int64_t deadline_us)
+connect_by(int fd, const struct addrinfo *ai, int64_t deadline_us,
+           const struct dial_stop *stop)
 {
     int error = 0;
     socklen_t len = sizeof(error);
-    struct pollfd p = { .fd = fd, .events = POLLOUT };
 
     if (connect(fd, ai->ai_addr, ai->ai_addrlen) == 0)
         return 0;
     if (errno != EINPROGRESS)
         return errno;
-    for (;;) {
-        int64_t left = deadline_us - clock_us();
-        if (left <= 0)
-            return ETIMEDOUT;
-        int n = poll(&p, 1, (int)(left / 1000) + 1);
-        if (n > 0)
-            break;
-        if (n < 0 && errno != EINTR)
-            return errno;
-    }
+    int rc = dial_poll(fd, POLLOUT, deadline_us, stop);
+    if (rc < 0)
+        return rc == CE_ETIMEOUT ? ETIMEDOUT : rc == CE_EAGAIN ? ECANCELED : errno;
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
         return errno;
     return error;
 }
 
 int
-dial(const struct dial_address *a, int64_t timeout_us, int *fd, struct err *err)
+dial(const struct dial_address *a, int64_t timeout_us, const struct dial_stop *stop,
+     int *fd, struct err *err)
 {
     struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list;
     int64_t deadline = clock_us() + timeout_us;
@@ -108,19 +125,22 @@ dial(const struct dial_address *a, int64_t timeout_us, int *fd, struct err *err)
     int rc = getaddrinfo(a->host, a->port, &hints, &list);
     if (rc != 0)
         return err_set(err, CE_EIO, "cannot resolve: %s", gai_strerror(rc));
-    for (struct addrinfo *ai = list; ai != NULL && *fd < 0; ai = ai->ai_next) {
+    for (struct addrinfo *ai = list; ai != NULL && *fd < 0 && error != ECANCELED;
+         ai = ai->ai_next) {
         int s = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
         if (s < 0) {
             error = errno;
             continue;
         }
-        error = connect_by(s, ai, deadline);
+        error = connect_by(s, ai, deadline, stop);
         if (error == 0)
             *fd = s;
         else
             close(s);
     }
     freeaddrinfo(list);
+    if (*fd < 0 && error == ECANCELED)
+        return err_set(err, CE_EAGAIN, "no longer wanted");
     if (*fd < 0)
         return err_set(err, error == ETIMEDOUT ? CE_ETIMEOUT : CE_EIO,
                        "cannot connect: %s", strerror(error));

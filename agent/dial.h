@@ -6,6 +6,7 @@
 #ifndef CE_AGENT_DIAL_H
 #define CE_AGENT_DIAL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/error.h"
@@ -28,9 +29,20 @@ int dial_node(struct dial_address *out, const struct dial_address *infer,
 /* The name that TLS asks for and checks. */
 const char *dial_name(const struct dial_address *a);
 
+/* Asked now and then by those who wait: true when nobody wants the result any more. The
+ * wait then fails with CE_EAGAIN. NULL wherever one is taken: never. */
+struct dial_stop {
+    bool (*now)(void *ctx);
+    void *ctx;
+};
+
+/* poll() on one descriptor until the deadline: 0 when there is something; CE_ETIMEOUT,
+ * CE_EAGAIN as above, CE_EIO with errno. */
+int dial_poll(int fd, short events, int64_t deadline_us, const struct dial_stop *stop);
+
 /* Connect to one of the host's addresses, in the resolver's order. The socket is
  * non-blocking, with TCP_NODELAY. */
-int dial(const struct dial_address *a, int64_t timeout_us, int *fd,
-         struct err *err) CE_MUSTCHECK;
+int dial(const struct dial_address *a, int64_t timeout_us, const struct dial_stop *stop,
+         int *fd, struct err *err) CE_MUSTCHECK;
 
 #endif

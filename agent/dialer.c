@@ -48,7 +48,7 @@ run(void *arg)
 {
     struct dialer *d = arg;
     struct err err = { 0 };
-    int fd, rc = dial(&d->where, d->timeout_us, &fd, &err);
+    int fd, rc = dial(&d->where, d->timeout_us, NULL, &fd, &err);
 
     pthread_mutex_lock(&d->lock);
     d->rc = rc;

@@ -24,8 +24,11 @@ struct uploader {
     struct mailbox *in;
     pthread_t thread;
     _Atomic uint64_t bytes;
+    _Atomic uint32_t epoch; /* of the newest session that was posted */
+    atomic_bool ending;
 
     /* the thread's own */
+    struct dial_stop stop;
     struct cloud_session session;
     bool have_session, quit;
     bool failed; /* the worker was told; until the next sequence */
@@ -37,6 +40,15 @@ struct uploader {
 
 /* ---- the channel ---- */
 
+/* Is this session over, whatever the thread waits for? */
+static bool
+is_over(void *ctx)
+{
+    const struct uploader *u = ctx;
+
+    return atomic_load(&u->ending) || atomic_load(&u->epoch) != u->session.epoch;
+}
+
 static int
 attach(struct uploader *u, struct err *err)
 {
@@ -46,8 +58,8 @@ attach(struct uploader *u, struct err *err)
     int rc = dial_node(&where, &u->config.where, u->session.node, err);
 
     if (rc == 0)
-        rc =
-            wire_open(&u->wire, u->config.ctx, &where, u->config.connect_timeout_us, err);
+        rc = wire_open(&u->wire, u->config.ctx, &where, u->config.connect_timeout_us,
+                       &u->stop, err);
     if (rc < 0)
         return rc;
     memcpy(f.u.attach.session, u->session.session, sizeof(f.u.attach.session));
@@ -267,6 +279,7 @@ uploader_start(struct uploader **out, const struct uploader_config *config,
     if (u == NULL)
         return err_set(err, CE_ENOMEM, "uploader: out of memory");
     u->config = *config;
+    u->stop = (struct dial_stop){ is_over, u };
     rows_init(&u->rows, config->d_model, config->epoch);
     int rc = mailbox_new(&u->in, err);
     if (rc < 0) {
@@ -283,6 +296,18 @@ uploader_start(struct uploader **out, const struct uploader_config *config,
     return 0;
 }
 
+int
+uploader_session(struct uploader *u, const struct cloud_session *s, struct err *err)
+{
+    struct cloud_msg *m = cloud_msg_new(CLOUD_MSG_SESSION, s, sizeof(*s));
+
+    if (m == NULL)
+        return err_set(err, CE_ENOMEM, "out of memory");
+    cloud_msg_post(u->in, m);
+    atomic_store(&u->epoch, s->epoch);
+    return 0;
+}
+
 void
 uploader_stop(struct uploader *u)
 {
@@ -294,6 +319,7 @@ uploader_stop(struct uploader *u)
     if (m == NULL)
         return; /* no memory even for this: leave the thread to the process's end */
     cloud_msg_post(u->in, m);
+    atomic_store(&u->ending, true);
     pthread_join(u->thread, NULL);
     cloud_msg_drop_all(u->in);
     mailbox_free(u->in);

@@ -20,6 +20,7 @@
 
 #include <openssl/ssl.h>
 
+#include "agent/cloud_msg.h"
 #include "agent/dial.h"
 #include "common/error.h"
 #include "common/mailbox.h"
@@ -38,6 +39,11 @@ struct uploader;
 
 int uploader_start(struct uploader **out, const struct uploader_config *config,
                    struct err *err) CE_MUSTCHECK;
+
+/* Another session: what the thread waits for in the old one ends. data as of
+ * CLOUD_MSG_SESSION. CE_ENOMEM. */
+int uploader_session(struct uploader *u, const struct cloud_session *s,
+                     struct err *err) CE_MUSTCHECK;
 
 /* Say BYE, end the thread, free. Accepts NULL. */
 void uploader_stop(struct uploader *u);

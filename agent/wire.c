@@ -18,6 +18,7 @@
 struct wire {
     int fd;
     SSL *ssl;
+    const struct dial_stop *stop;
     struct bytebuf in, out;
     size_t taken; /* bytes at the front of `in` that the last frame borrowed */
 };
@@ -31,12 +32,12 @@ wait_for(struct wire *s, int ssl_rc, int64_t deadline_us, const char *what,
          struct err *err)
 {
     int code = SSL_get_error(s->ssl, ssl_rc);
-    struct pollfd p = { .fd = s->fd };
+    short events;
 
     if (code == SSL_ERROR_WANT_READ)
-        p.events = POLLIN;
+        events = POLLIN;
     else if (code == SSL_ERROR_WANT_WRITE)
-        p.events = POLLOUT;
+        events = POLLOUT;
     else if (code == SSL_ERROR_ZERO_RETURN)
         return err_set(err, CE_ECLOSED, "connection closed");
     else if (code == SSL_ERROR_SYSCALL && ERR_peek_error() == 0)
@@ -44,16 +45,12 @@ wait_for(struct wire *s, int ssl_rc, int64_t deadline_us, const char *what,
                        errno != 0 ? strerror(errno) : "");
     else
         return tls_error(err, CE_ECLOSED, s->ssl, what);
-    for (;;) {
-        int64_t left = deadline_us - clock_us();
-        if (left <= 0)
-            return err_set(err, CE_ETIMEOUT, "%s: no progress in time", what);
-        int n = poll(&p, 1, (int)(left / 1000) + 1);
-        if (n > 0)
-            return 0;
-        if (n < 0 && errno != EINTR)
-            return err_set(err, CE_EIO, "poll: %s", strerror(errno));
-    }
+    int rc = dial_poll(s->fd, events, deadline_us, s->stop);
+    if (rc == CE_ETIMEOUT)
+        return err_set(err, CE_ETIMEOUT, "%s: no progress in time", what);
+    if (rc == CE_EAGAIN)
+        return err_set(err, CE_ECLOSED, "%s: no longer wanted", what);
+    return rc == 0 ? 0 : err_set(err, CE_EIO, "poll: %s", strerror(errno));
 }
 
 static int
@@ -75,7 +72,7 @@ handshake(struct wire *s, int64_t deadline_us, struct err *err)
 
 int
 wire_open(struct wire **out, SSL_CTX *ctx, const struct dial_address *where,
-          int64_t timeout_us, struct err *err)
+          int64_t timeout_us, const struct dial_stop *stop, struct err *err)
 {
     int64_t deadline = clock_us() + timeout_us;
     struct wire *s = mem_array_alloc(1, sizeof(*s));
@@ -84,9 +81,10 @@ wire_open(struct wire **out, SSL_CTX *ctx, const struct dial_address *where,
     if (s == NULL)
         return err_set(err, CE_ENOMEM, "out of memory");
     s->fd = -1;
+    s->stop = stop;
     bytebuf_init(&s->in, WIRE_MAX_IN);
     bytebuf_init(&s->out, WIRE_MAX_OUT);
-    int rc = dial(where, timeout_us, &s->fd, err);
+    int rc = dial(where, timeout_us, stop, &s->fd, err);
     if (rc == 0)
         rc = tls_client_ssl(&s->ssl, ctx, dial_name(where), err);
     if (rc == 0 && SSL_set_fd(s->ssl, s->fd) != 1)

@@ -20,9 +20,11 @@
 
 struct wire;
 
-/* Connect and shake hands within timeout_us. ctx is borrowed for the call. */
+/* Connect and shake hands within timeout_us. ctx is borrowed for the call. stop (may be
+ * NULL, borrowed until wire_close) can end this and every later wait: CE_ECLOSED. */
 int wire_open(struct wire **out, SSL_CTX *ctx, const struct dial_address *where,
-              int64_t timeout_us, struct err *err) CE_MUSTCHECK;
+              int64_t timeout_us, const struct dial_stop *stop,
+              struct err *err) CE_MUSTCHECK;
 
 /* Say BYE if `politely`, and close. Accepts NULL. */
 void wire_close(struct wire *s, bool politely);

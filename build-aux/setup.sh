@@ -14,7 +14,7 @@ setup_build_packages='gcc libc6-dev make autoconf automake pkg-config libevent-d
     libssl-dev libmsgpack-dev libjemalloc-dev libpcre2-dev libutf8proc-dev
     libjansson-dev libinih-dev libopenblas-dev libsystemd-dev openssl'
 setup_test_packages='libcmocka-dev libsimde-dev python3 mandoc gnuplot-nox git xz-utils clang
-    libclang-rt-dev clang-format clang-tidy cppcheck lcov
+    libclang-rt-dev clang-format clang-tidy cppcheck lcov haproxy prometheus
     gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user'
 
 # What tests/run compares the engine with; installed in build/, and only for tests.
@@ -133,6 +133,22 @@ setup_install() # package...
         $setup_root env DEBIAN_FRONTEND=noninteractive apt-get update
     setup_step "Installing $# packages" $setup_root env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y --no-install-recommends "$@"
+    setup_stop_services "$@"
+}
+
+# HAProxy and Prometheus are wanted as programs for tests; as packages they also bring a
+# service each. One that this installation has started is stopped, and not started again
+# with the machine; those that were there before are not ours.
+setup_stop_services()
+{
+    for p in haproxy prometheus; do
+        case " $* " in
+        *" $p "*) ;;
+        *) continue ;;
+        esac
+        ! command -v systemctl >/dev/null || [ ! -d /run/systemd/system ] ||
+            setup_step "Stopping the new service $p" $setup_root systemctl disable --now "$p"
+    done
 }
 
 setup_pip() # prints the command of a pip that works

@@ -183,8 +183,7 @@ tell_session(uint32_t epoch, const char *node)
         session.secret[i] = (uint8_t)(100 + i);
     }
     snprintf(session.node, sizeof(session.node), "%s", node);
-    cloud_msg_post(uploader_mailbox(uploader),
-                   cloud_msg_new(CLOUD_MSG_SESSION, &session, sizeof(session)));
+    assert_int_equal(uploader_session(uploader, &session, NULL), 0);
 }
 
 static int
