@@ -43,6 +43,7 @@ struct cloud_link {
     uint32_t idle_ms;
     bool leaving; /* DOWN, but a BYE is on its way */
     int64_t last_sent_us, last_received_us;
+    int64_t retry_at_us; /* GOAWAY: not before */
     uint64_t nonce;
     _Atomic uint64_t bytes;
 };
@@ -335,6 +336,7 @@ on_goaway(struct cloud_link *l, const struct frame_goaway *g)
     err_set(&e, CE_ECLOSED, "cloud %s:%s: is shutting down: %.*s", l->config.where.host,
             l->config.where.port, (int)g->reason.len, g->reason.data);
     log_debug("infer goaway deadline_ms=%u retry_ms=%u", g->deadline_ms, g->retry_ms);
+    l->retry_at_us = clock_us() + (int64_t)g->retry_ms * 1000;
     tell_worker(l, CLOUD_MSG_DRAIN, 0, &e, 0);
     RAND_bytes((unsigned char *)&draw, sizeof(draw));
     int64_t us = (int64_t)g->deadline_ms * (500 + draw % 400);
@@ -515,6 +517,7 @@ cloud_link_reopen(struct cloud_link *l, int fd, uint32_t epoch, struct err *err)
         bufferevent_free(l->bev);
     l->bev = NULL;
     l->leaving = false;
+    l->retry_at_us = 0;
     l->config.hello.epoch = epoch;
     int rc = make_channel(l, fd, err);
     if (rc == 0)
@@ -537,10 +540,12 @@ cloud_link_leave(struct cloud_link *l, const struct err *why)
     go_down(l, why, 0);
 }
 
-bool
-cloud_link_is_up(const struct cloud_link *l)
+uint32_t
+cloud_link_retry_ms(const struct cloud_link *l)
 {
-    return l->state == LINK_UP;
+    int64_t left = l->retry_at_us - clock_us();
+
+    return left > 0 ? (uint32_t)(left / 1000) : 0;
 }
 
 uint32_t

@@ -67,7 +67,9 @@ int cloud_link_reopen(struct cloud_link *l, int fd, uint32_t epoch,
 /* Say BYE and go DOWN with these words; the worker is told as of any loss. */
 void cloud_link_leave(struct cloud_link *l, const struct err *why);
 
-bool cloud_link_is_up(const struct cloud_link *l);
+/* How long this session's cloud wants us to stay away yet, as it said with GOAWAY. */
+uint32_t cloud_link_retry_ms(const struct cloud_link *l);
+
 uint32_t cloud_link_epoch(const struct cloud_link *l); /* of the last HELLO */
 
 /* Where messages about rows go from now on: the upload thread's mailbox. */

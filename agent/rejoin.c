@@ -155,7 +155,9 @@ rejoin_ask(struct rejoin *r, const struct cloud_msg *m)
 
     if (r->state != REJOIN_IDLE || m->epoch < cloud_link_epoch(r->config.link))
         return; /* it will hear of the newer session, or has */
-    r->last_retry_ms = m->retry_ms;
+    r->last_retry_ms = cloud_link_retry_ms(r->config.link);
+    if (r->last_retry_ms < m->retry_ms)
+        r->last_retry_ms = m->retry_ms;
     r->last = m->err;
     r->gave_up = false;
     cloud_link_leave(r->config.link, &m->err);
