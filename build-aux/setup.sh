@@ -13,8 +13,8 @@
 setup_build_packages='gcc libc6-dev make autoconf automake pkg-config libevent-dev
     libssl-dev libmsgpack-dev libjemalloc-dev libpcre2-dev libutf8proc-dev
     libjansson-dev libinih-dev libopenblas-dev libsystemd-dev openssl'
-setup_test_packages='libcmocka-dev libsimde-dev python3 mandoc gnuplot-nox git xz-utils clang
-    libclang-rt-dev clang-format clang-tidy cppcheck lcov haproxy prometheus
+setup_test_packages='libcmocka-dev libsimde-dev python3 python3-yaml mandoc gnuplot-nox git
+    xz-utils clang libclang-rt-dev clang-format clang-tidy cppcheck lcov haproxy prometheus
     gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user'
 
 # What tests/run compares the engine with; installed in build/, and only for tests.

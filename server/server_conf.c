@@ -4,6 +4,7 @@
 #include "server/server_conf.h"
 
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/log.h"
@@ -21,8 +22,9 @@ static const struct conffile_key keys[] = {
     { "port_file", CONFFILE_STRING, FIELD(port_file), "",
       .help = "Write the port in use to this file once agents are accepted." },
     { "node", CONFFILE_STRING, FIELD(node), "",
-      .help = "Name (host:port) that agents dial for their upload channel, when a load "
-              "balancer stands before several servers. Empty: the address they came by." },
+      .help = "Where agents take their upload channel, when a load balancer stands before "
+              "several servers. A bare name: to the balancer again, asking TLS for that "
+              "name. HOST:PORT: there. Empty: the address they came by." },
     { "ca", CONFFILE_STRING, FIELD(ca), "",
       .help = "Certificates (PEM) of the authorities that agents' certificates are "
               "checked against. Required." },
@@ -188,6 +190,23 @@ server_conf_text(const struct server_conf *conf, const char *key)
     return "";
 }
 
+/* A bare name, or HOST:PORT. Agents check it once more. */
+static bool
+node_is_right(const char *node)
+{
+    const char *colon = strrchr(node, ':');
+    char *end;
+
+    if (strlen(node) > 255 || strpbrk(node, " \t/") != NULL)
+        return false;
+    if (colon == NULL)
+        return true;
+    long port = strtol(colon + 1, &end, 10);
+    bool v6 = node[0] == '[' && colon[-1] == ']';
+    return colon > node && colon[1] >= '0' && colon[1] <= '9' && *end == '\0' &&
+           port >= 1 && port <= 65535 && (v6 || strchr(node, ':') == colon);
+}
+
 int
 server_conf_check(const struct server_conf *conf, struct err *err)
 {
@@ -197,8 +216,9 @@ server_conf_check(const struct server_conf *conf, struct err *err)
         if (!server_conf_text(conf, server_conf_required[i])[0])
             return err_set(err, CE_EINVAL, "%s is not set, and there is no default",
                            server_conf_required[i]);
-    if (strlen(conf->node) > 255)
-        return err_set(err, CE_EINVAL, "node: longer than 255 bytes");
+    if (!node_is_right(conf->node))
+        return err_set(err, CE_EINVAL, "node: \"%s\" is neither a name nor HOST:PORT",
+                       conf->node);
     if (!conf->metrics_listen || !conf->metrics_listen[0])
         return err_set(err, CE_EINVAL, "metrics_listen is empty: host:port, or off");
     if (conf->max_seqs_per_session > conf->max_seqs)

@@ -93,6 +93,33 @@ test_bad_values(void **state)
     }
 }
 
+/* What agents are told to dial is theirs to understand. */
+static void
+test_node(void **state)
+{
+    static const struct {
+        const char *node;
+        bool right;
+    } cases[] = { { "cloud-1.example.net", true }, { "cloud-1:7443", true },
+                  { "[::1]:7443", true },          { "::1", false },
+                  { "cloud-1:", false },           { ":7443", false },
+                  { "cloud-1:70000", false },      { "cloud-1:0", false },
+                  { "https://cloud-1", false },    { "a b", false } };
+    char *set[] = { (char *)(uintptr_t) "model=m", (char *)(uintptr_t) "ca=a",
+                    (char *)(uintptr_t) "cert=c", (char *)(uintptr_t) "key=k", NULL };
+    char text[64];
+
+    (void)state;
+    set[4] = text;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct server_conf conf;
+        snprintf(text, sizeof(text), "node=%s", cases[i].node);
+        assert_int_equal(server_conf_load(&conf, NULL, set, 5, NULL), 0);
+        assert_int_equal(server_conf_check(&conf, NULL), cases[i].right ? 0 : CE_EINVAL);
+        server_conf_free(&conf);
+    }
+}
+
 static void
 test_check(void **state)
 {
@@ -170,6 +197,7 @@ main(void)
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_bad_values),
         cmocka_unit_test(test_check),
+        cmocka_unit_test(test_node),
         cmocka_unit_test(test_settings_file_is_the_table),
         cmocka_unit_test(test_manual_names_every_key),
     };
