@@ -73,6 +73,11 @@ struct cloud_port_ops {
     /* End the sequence, whatever is pending. Harmless without one. */
     void (*close)(struct cloud_port *c);
 
+    /* After infer failed: 1 when the cloud and the sequence are there again, so that it
+     * may be asked again; 0 not yet; -1 it will not be. Rows that were put meanwhile
+     * count. Does not wait. NULL: never. */
+    int (*back)(struct cloud_port *c);
+
     /* Bytes written to the network since the port was made. */
     uint64_t (*bytes_up)(const struct cloud_port *c);
 

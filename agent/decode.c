@@ -32,7 +32,8 @@ struct decoder {
     const struct decode_request *request;
     struct decode_result *result;
     struct cloud_port *port; /* NULL in a mode without a cloud */
-    bool alone;              /* the cloud is lost */
+    bool alone;              /* the cloud is lost, for now */
+    bool for_good;           /* and will not come back for this answer */
     int n_top;               /* logits that sampling needs */
 
     /* of the current position */
@@ -68,7 +69,7 @@ on_rows(void *ctx, int32_t pos, int n, const float *rows, struct err *err)
     struct decoder *d = ctx;
     struct cloud_port *port = d->port;
 
-    if (d->alone)
+    if (d->for_good)
         return 0;
     int rc = port->ops->put_states(port, pos, n, rows, err);
     if (rc < 0)
@@ -263,9 +264,20 @@ lose_cloud(struct decoder *d, int rc, const struct err *why, struct err *err)
         return rc;
     }
     d->alone = true;
+    d->for_good = d->port->ops->back == NULL;
     d->result->cloud_lost = true;
     d->result->loss = *why;
     return 0;
+}
+
+/* Alone so far: is the cloud there again? It gets the rows made meanwhile. */
+static void
+look_for_cloud(struct decoder *d)
+{
+    int back = d->for_good ? -1 : d->port->ops->back(d->port);
+
+    d->alone = back != 1;
+    d->for_good = back < 0;
 }
 
 /* What the exits say: c is filled on POLICY_EMIT and POLICY_FALLBACK; POLICY_ASK
@@ -330,6 +342,8 @@ choose(struct decoder *d, int32_t pos, struct choice *c, struct err *err)
         d->result->by_full++;
         return run_edge(d, edge_n_stages(d->edge) - 1, &c->head, err);
     }
+    if (d->alone)
+        look_for_cloud(d);
     /* Blocks up to l_ee1 always run, and their states go up, whoever decides. */
     int first;
     if (policy_begin(&d->policy, d->alone, &first) == POLICY_ASK) {
@@ -539,8 +553,10 @@ begin(struct decoder *d, struct err *err)
     if (rc == 0 && d->port != NULL) {
         struct err why = { 0 };
         rc = d->port->ops->open(d->port, (int32_t)max_pos, &why);
-        if (rc < 0)
+        if (rc < 0) {
             rc = lose_cloud(d, rc, &why, err);
+            d->for_good = true; /* there is no sequence to come back to */
+        }
     }
     return rc;
 }
@@ -565,7 +581,7 @@ decode_answer(struct decoder *d, const struct decode_request *request,
     d->request = request;
     d->result = result;
     d->port = port;
-    d->alone = false;
+    d->alone = d->for_good = false;
     d->n_top = s->temperature > 0 ? BACKEND_MAX_TOP : 0;
     reply_free(d->reply);
     int rc = reply_new(&d->reply, &d->setup.vocab, request->stops, request->n_stops,

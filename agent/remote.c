@@ -159,7 +159,7 @@ on_sequence_error(struct remote *r, const struct cloud_msg *m)
      * no two sequences of a run have the same. */
     if (!r->open || m->seq != r->seq)
         return;
-    if (!m->again || !r->config.wait)
+    if (!m->again)
         r->dead = m->err;
     else if (r->up)
         leave_session(r, &m->err, m->retry_ms);
@@ -265,11 +265,9 @@ hopeless(struct remote *r, struct err *err)
         return failed(&r->dead, err);
     if (r->gone.code != 0)
         return failed(&r->gone, err);
-    /* Not up: in wait mode another session is on its way. */
-    if (!r->up && !r->config.wait) {
-        r->dead = r->lost; /* also when there is another session soon */
-        return failed(&r->dead, err);
-    }
+    /* Not up: another session is on its way; some wait for it. */
+    if (!r->up && !r->config.wait)
+        return failed(&r->lost, err);
     return 0;
 }
 
@@ -419,15 +417,14 @@ reopen(struct remote *r, struct err *err)
 /* ---- the port ---- */
 
 /* A session for a new sequence: the one there is, or one that is on its way. */
-static int
-find_session(struct remote *r, struct err *err)
+static void
+find_session(struct remote *r)
 {
     note_all(r);
     if (r->up && r->drain.code != 0)
         leave_session(r, &r->drain, 0);
     else if (!r->up)
         leave_session(r, &r->lost, 0);
-    return hopeless(r, err);
 }
 
 static int
@@ -440,9 +437,7 @@ remote_open(struct cloud_port *c, int32_t max_pos, struct err *err)
     r->open = false;
     r->moves = 0;
     memset(&r->dead, 0, sizeof(r->dead));
-    int rc = find_session(r, err);
-    if (rc < 0)
-        return rc;
+    find_session(r);
     if (bytes > r->config.retain_bytes)
         return err_set(err, CE_EQUOTA,
                        "hidden states of %d positions may take %zu bytes, retain_limit "
@@ -455,7 +450,7 @@ remote_open(struct cloud_port *c, int32_t max_pos, struct err *err)
     r->max_pos = (uint32_t)max_pos;
     r->codec = codec;
     /* Rows first: the answer to OPEN is credit for them. */
-    rc = tell_rows(r, CLOUD_MSG_OPEN, (uint32_t)max_pos, err);
+    int rc = tell_rows(r, CLOUD_MSG_OPEN, (uint32_t)max_pos, err);
     if (rc == 0 && r->up)
         rc = send_open(r, err);
     r->open = rc == 0;
@@ -580,6 +575,17 @@ remote_close(struct cloud_port *c)
     r->open = false;
 }
 
+static int
+remote_back(struct cloud_port *c)
+{
+    struct remote *r = of(c);
+
+    note_all(r);
+    if (!r->open || r->dead.code != 0 || r->gone.code != 0)
+        return -1;
+    return r->up;
+}
+
 static uint64_t
 remote_bytes_up(const struct cloud_port *c)
 {
@@ -603,6 +609,7 @@ static const struct cloud_port_ops remote_ops = {
     .next = remote_next,
     .truncate = remote_truncate,
     .close = remote_close,
+    .back = remote_back,
     .bytes_up = remote_bytes_up,
     .n_moves = remote_n_moves,
 };

@@ -141,6 +141,8 @@ struct fake_port {
     int32_t n_rows, done, released;
     int infers, closes;
     int lose_at; /* the request that fails, from 1 */
+    int back_at; /* the question `back` that says yes, from 1; -1: none will */
+    int n_backs;
     char log[512];
 };
 
@@ -211,6 +213,14 @@ fp_infer(struct cloud_port *c, int32_t pos, const struct cloud_want *want,
     return 0;
 }
 
+static int
+fp_back(struct cloud_port *c)
+{
+    struct fake_port *p = (struct fake_port *)c;
+
+    return ++p->n_backs == p->back_at ? 1 : p->back_at < 0 ? -1 : 0;
+}
+
 static void
 fp_close(struct cloud_port *c)
 {
@@ -230,6 +240,14 @@ static const struct cloud_port_ops fp_ops = { .open = fp_open,
                                               .infer = fp_infer,
                                               .close = fp_close,
                                               .bytes_up = fp_bytes };
+
+static const struct cloud_port_ops fp_ops_back = { .open = fp_open,
+                                                   .put_states = fp_put,
+                                                   .release = fp_release,
+                                                   .infer = fp_infer,
+                                                   .close = fp_close,
+                                                   .back = fp_back,
+                                                   .bytes_up = fp_bytes };
 
 /* ---- the run ---- */
 

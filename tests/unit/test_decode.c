@@ -173,6 +173,36 @@ losing_the_cloud(void **state)
     run_free(r);
 }
 
+/* The cloud comes back in the middle: the positions made alone went up meanwhile, and its
+ * tokens are again those of the whole model. */
+static void
+the_cloud_comes_back(void **state)
+{
+    struct run *r = run_new(POLICY_COLLABORATIVE, 0.8, 0.8);
+
+    (void)state;
+    script("191191", "011191");
+    r->port.base.ops = &fp_ops_back;
+    r->port.lose_at = 2;
+    r->port.back_at = 1; /* at the next position */
+    r->policy.on_loss = POLICY_LOSS_EDGE;
+    assert_int_equal(run_prompt(r, 6), 0);
+    assert_string_equal(r->origins, "C1FC1C");
+    assert_true(r->result.cloud_lost);
+    assert_int_equal(r->port.n_backs, 1); /* not asked when it is there */
+    run_free(r);
+
+    r = run_new(POLICY_COLLABORATIVE, 0.8, 0.8);
+    r->port.base.ops = &fp_ops_back;
+    r->port.lose_at = 2;
+    r->port.back_at = -1;
+    r->policy.on_loss = POLICY_LOSS_EDGE;
+    assert_int_equal(run_prompt(r, 6), 0);
+    assert_string_equal(r->origins, "C1FF1F");
+    assert_int_equal(r->port.n_backs, 1);
+    run_free(r);
+}
+
 static void
 trace_computes_every_head(void **state)
 {
@@ -238,6 +268,7 @@ main(void)
         cmocka_unit_test(upload_triggers),
         cmocka_unit_test(standalone_needs_no_cloud),
         cmocka_unit_test(losing_the_cloud),
+        cmocka_unit_test(the_cloud_comes_back),
         cmocka_unit_test(trace_computes_every_head),
         cmocka_unit_test(ends_of_answers),
     };

@@ -426,37 +426,46 @@ an_interrupt_ends_the_wait(void **state)
     assert_int_equal(end_asking(&a), 0);
 }
 
-/* Whoever does not wait is told at once, while another session is looked for. */
+/* Whoever does not wait is told at once, while another session is looked for; and may
+ * go on there, with the rows that were put meanwhile. */
 static void
 not_waiting(void **state)
 {
-    struct err err = { 0 };
+    struct asking a = { .deadline_ms = 20000 };
 
     (void)state;
     remote_free(port);
     start(false);
     with_rows();
     TELL(LOST, .epoch = 1, WHY(CE_ECLOSED));
-    struct asking a = { .deadline_ms = 20000 };
     begin_asking(&a);
     assert_int_equal(end_asking(&a), CE_ECLOSED);
     expect_rejoin(1, 0);
-    TELL(UP, .epoch = 2); /* too late for this one */
+    assert_int_equal(port->ops->back(port), 0);
+    assert_int_equal(port->ops->put_states(port, N_ROWS, 1, some_rows, NULL), 0);
+    expect_rows(CLOUD_MSG_ROWS, 1, N_ROWS);
+    TELL(UP, .epoch = 2);
+    assert_int_equal(port->ops->back(port), 1);
+    expect_rows(CLOUD_MSG_REOPEN, 2, 0);
+    expect_frame(FRAME_OPEN, 2, 2);
+    begin_asking(&a);
+    expect_frame(FRAME_INFER, 2, 2);
+    TELL(ANSWER, .epoch = 2, .seq = 2, .pos = N_ROWS - 1);
+    assert_int_equal(end_asking(&a), 0);
+    expect_rows(CLOUD_MSG_RELEASE, 2, N_ROWS);
+    port->ops->close(port);
+    expect_rows(CLOUD_MSG_CLOSE, 2, 0);
+    expect_frame(FRAME_CLOSE, 2, 2);
+    /* A new sequence begins also while there is none; when there will be none, it is
+     * told so. */
+    TELL(LOST, .epoch = 2, WHY(CE_ECLOSED));
+    assert_int_equal(open_sequence(NULL), 0);
+    expect_rejoin(2, 0);
     begin_asking(&a);
     assert_int_equal(end_asking(&a), CE_ECLOSED);
-    port->ops->close(port);
-    expect_rows(CLOUD_MSG_CLOSE, 1, 0);
-    expect_frame(FRAME_CLOSE, 2, 1);
-    assert_int_equal(open_sequence(&err), 0);
-    expect_frame(FRAME_OPEN, 2, 2);
-    expect_rows(CLOUD_MSG_OPEN, 2, 100);
-    port->ops->close(port);
-    expect_frame(FRAME_CLOSE, 2, 2);
-    expect_rows(CLOUD_MSG_CLOSE, 2, 0);
-    TELL(LOST, .epoch = 2, WHY(CE_ECLOSED));
-    assert_int_equal(open_sequence(&err), CE_ECLOSED);
-    expect_rejoin(2, 0);
-    expect_silence();
+    assert_int_equal(port->ops->back(port), 0);
+    TELL(GONE, .epoch = 5, WHY(CE_EIO));
+    assert_int_equal(port->ops->back(port), -1);
 }
 
 /* Mode cloud: the next session goes on behind the tokens that have come. */
