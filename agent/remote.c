@@ -169,6 +169,8 @@ on_sequence_error(struct remote *r, const struct cloud_msg *m)
 static void
 on_up(struct remote *r, const struct cloud_msg *m)
 {
+    struct err why = r->lost;
+
     r->epoch = m->epoch;
     r->up = true;
     r->asked = false;
@@ -177,8 +179,8 @@ on_up(struct remote *r, const struct cloud_msg *m)
     if (!r->open || r->dead.code != 0)
         return;
     if (r->known && ++r->moves > REMOTE_MOVES) {
-        err_set(&r->dead, CE_ECLOSED, "%d sessions in a row were lost without a token",
-                REMOTE_MOVES);
+        err_set(&r->dead, why.code, "%s (the %dth session in a row without a token)",
+                why.text, REMOTE_MOVES + 1);
         return;
     }
     r->n_moves += r->known;
