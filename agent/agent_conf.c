@@ -75,9 +75,9 @@ static const struct conffile_key keys[] = {
       .help =
           "When the cloud fails in the middle of an answer. fail: wait for it to come "
           "back, as long as reconnect and deadline allow, and go on with the same "
-              "tokens; then end the answer with an error. edge: do not wait, the last "
-              "exit goes on until the cloud is there again, tokens it is not sure of are "
-              "marked as fallback." },
+          "tokens; then end the answer with an error. edge: do not wait, the last "
+          "exit goes on until the cloud is there again, tokens it is not sure of are "
+          "marked as fallback." },
     { "naive_kv", CONFFILE_ENUM, AT(naive_kv), "keep", .choices = kvs,
       .help = "Whether the cloud keeps the sequence between requests in mode naive." },
     { "cloud", CONFFILE_STRING, AT(cloud), NULL,
