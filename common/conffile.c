@@ -33,7 +33,9 @@ struct load {
     FILE *file;
     int line; /* the line that inih is at, from 1 */
     const struct conffile_section *section;
-    void *base; /* where the fields of the current section are */
+    void *base;                     /* where the fields of the current section are */
+    char member[CONFFILE_MAX_LINE]; /* the family member that base is; "": none */
+    int member_line;
     char (*labels)[CONFFILE_MAX_LINE];
     int n_labels;
     struct seen *seen;
@@ -133,7 +135,12 @@ see(struct load *l, const void *base, const struct conffile_key *key, const char
     struct seen *more;
     char what[64];
 
-    for (int i = 0; i < l->n_seen; i++) {
+    if (key->many)
+        return CE_OK;
+    /* From the last: a member's keys stand together, others need not be looked at. */
+    for (int i = l->n_seen - 1; i >= 0; i--) {
+        if (l->seen[i].base != base && base != l->settings)
+            break;
         if (l->seen[i].base != base || l->seen[i].key != key)
             continue;
         snprintf(what, sizeof(what), "already set in line %d", l->seen[i].line);
@@ -169,7 +176,28 @@ open_member(struct load *l, const char *label)
     if (l->base == NULL)
         return fail(l, why.code != CE_OK ? why.code : CE_EINVAL, label, why.text);
     rc = section_defaults(l->section, l->base, &why);
-    return rc == CE_OK ? rc : fail(l, rc, label, why.text);
+    if (rc != CE_OK)
+        return fail(l, rc, label, why.text);
+    snprintf(l->member, sizeof(l->member), "%s", label);
+    l->member_line = l->line;
+    return CE_OK;
+}
+
+/* The keys of a family member are over: is it right as a whole? */
+static void
+close_member(struct load *l)
+{
+    int line = l->line, rc;
+    char why[200];
+
+    if (l->member[0] == '\0' || l->rc != CE_OK || l->section->check == NULL)
+        return;
+    rc = l->section->check(l->base, why, sizeof(why));
+    l->line = l->member_line;
+    if (rc != CE_OK)
+        fail(l, rc, l->member, why);
+    l->line = line;
+    l->member[0] = '\0';
 }
 
 /* A line that begins with '[' and is otherwise inih's to judge. */
@@ -182,6 +210,7 @@ enter_section(struct load *l, const char *line)
 
     if (end == NULL || is_over(l))
         return;
+    close_member(l);
     len = (size_t)(end - line - 1);
     memcpy(name, line + 1, len);
     name[len] = '\0';
@@ -283,6 +312,7 @@ conffile_load_watched(const struct conffile_schema *schema, void *settings,
     }
     errno = 0;
     bad_line = ini_parse_stream(read_line, &l, on_pair, &l);
+    close_member(&l);
     if (ferror(l.file))
         err_set(&mine, CE_EIO, "%s: %s", path, strerror(errno));
     else if (bad_line > 0 && (l.rc == CE_OK || bad_line < l.rc_line || watch != NULL))

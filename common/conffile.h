@@ -15,8 +15,8 @@
  *
  * A file has `key = value` lines, [sections], and comments from # or ; at the
  * start of a line (or ; after a space). Unknown keys, bad values and keys given
- * twice are errors that say "FILE:LINE: key: what is wrong". Settings given on
- * the command line come afterwards and override.
+ * twice (but for those of `many`) are errors that say "FILE:LINE: key: what is wrong".
+ * Settings given on the command line come afterwards and override.
  *
  * On error the settings are half changed: load into a fresh struct and swap it
  * in when all went well (that is also how a reload works).
@@ -26,6 +26,7 @@
 #ifndef CE_COMMON_CONFFILE_H
 #define CE_COMMON_CONFFILE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -43,6 +44,7 @@ enum conffile_type {                /* type of the field; how it is written */
                      CONFFILE_PATH,     /* char *; not empty */
                      CONFFILE_DOUBLE,   /* double; decimal */
                      CONFFILE_ENUM,     /* int, an index of `choices` */
+                     CONFFILE_OTHER,    /* what the key's own `take` makes of the text */
 };
 
 struct conffile_key {
@@ -55,6 +57,10 @@ struct conffile_key {
     double min, max;
     const char *const *choices; /* ENUM: ends with NULL */
     const char *help;           /* sentences for the settings file */
+    /* OTHER: take the text into the section's struct, which owns what comes of it.
+     * CE_EINVAL or CE_ENOMEM, and in `why` what is wrong, in one line. */
+    int (*take)(void *base, const char *text, char *why, size_t why_size);
+    bool many; /* may be given several times */
 };
 
 struct conffile_section {
@@ -68,6 +74,9 @@ struct conffile_section {
      * conffile_section_free), or NULL with *err set. Not called twice for one
      * label: that is an error by itself. */
     void *(*open)(void *settings, const char *label, struct err *err);
+    /* A family's: the member is complete; anything but 0 refuses it, with `why` as a
+     * key's. May be NULL. */
+    int (*check)(void *base, char *why, size_t why_size);
 };
 
 struct conffile_schema {

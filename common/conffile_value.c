@@ -236,6 +236,8 @@ conffile_value_set(const struct conffile_key *key, void *base, const char *text,
         conffile_value_bounds(key, choices, sizeof(choices));
         snprintf(why, why_size, "\"%.30s\" is not known. %s", text, choices);
         return CE_EINVAL;
+    case CONFFILE_OTHER:
+        return key->take(base, text, why, why_size);
     }
     snprintf(why, why_size, "has an unknown type");
     return CE_EINTERNAL;
@@ -283,7 +285,7 @@ conffile_value_bounds(const struct conffile_key *key, char *out, size_t size)
         return (int)strlen(out);
     }
     if (key->type == CONFFILE_BOOL || key->type == CONFFILE_STRING ||
-        key->type == CONFFILE_PATH || !is_bounded(key))
+        key->type == CONFFILE_PATH || key->type == CONFFILE_OTHER || !is_bounded(key))
         return 0;
     print_bound(key, low, sizeof(low), key->min);
     print_bound(key, high, sizeof(high), key->max);

@@ -216,12 +216,21 @@ static int (*const loaders[TLS_N_FILES])(SSL_CTX *, const struct tls_files *,
     [TLS_FILE_CRL] = load_crl,
 };
 
-static int
-load_files(SSL_CTX *ctx, const struct tls_files *f, struct err *err)
+static bool
+has_text(const char *s)
 {
+    return s != NULL && s[0] != '\0';
+}
+
+static int
+load_files(SSL_CTX *ctx, const struct tls_files *f, bool is_client, struct err *err)
+{
+    bool own = !is_client || has_text(f->cert) || has_text(f->key);
     int rc = CE_OK;
 
     for (int i = 0; i < TLS_N_FILES && rc == CE_OK; i++) {
+        if (!own && (i == TLS_FILE_CERT || i == TLS_FILE_KEY))
+            continue;
         ERR_clear_error();
         rc = loaders[i](ctx, f, err);
     }
@@ -266,10 +275,9 @@ tls_expiry(const SSL_CTX *ctx, char text[40])
 
 /* What both ends have in common. */
 static int
-context_new(SSL_CTX **out, const SSL_METHOD *method, const struct tls_files *files,
-            struct err *err)
+context_new(SSL_CTX **out, bool is_client, const struct tls_files *files, struct err *err)
 {
-    SSL_CTX *ctx = SSL_CTX_new(method);
+    SSL_CTX *ctx = SSL_CTX_new(is_client ? TLS_client_method() : TLS_server_method());
     int rc;
 
     *out = NULL;
@@ -287,7 +295,7 @@ context_new(SSL_CTX **out, const SSL_METHOD *method, const struct tls_files *fil
     SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
                               SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                               SSL_MODE_NO_AUTO_CHAIN);
-    rc = load_files(ctx, files, err);
+    rc = load_files(ctx, files, is_client, err);
     if (rc != CE_OK) {
         SSL_CTX_free(ctx);
         return rc;
@@ -316,7 +324,7 @@ tls_server_new(SSL_CTX **out, const struct tls_files *files, struct err *err)
 {
     static const unsigned char context_id[] = "cecollm";
     STACK_OF(X509_NAME) * names;
-    int rc = context_new(out, TLS_server_method(), files, err);
+    int rc = context_new(out, false, files, err);
 
     if (rc != CE_OK)
         return rc;
@@ -332,7 +340,7 @@ tls_server_new(SSL_CTX **out, const struct tls_files *files, struct err *err)
 int
 tls_client_new(SSL_CTX **out, const struct tls_files *files, struct err *err)
 {
-    int rc = context_new(out, TLS_client_method(), files, err);
+    int rc = context_new(out, true, files, err);
 
     if (rc != CE_OK)
         return rc;
@@ -343,6 +351,12 @@ tls_client_new(SSL_CTX **out, const struct tls_files *files, struct err *err)
         return tls_error(err, CE_ENOMEM, NULL, "ALPN");
     }
     return CE_OK;
+}
+
+void
+tls_server_optional(SSL_CTX *ctx)
+{
+    SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
 }
 
 static int
@@ -427,6 +441,60 @@ peer_name(const X509 *cert, char *out, size_t size)
     ERR_clear_error();
 }
 
+/* Add one to peer->sans, if it fits with the empty one behind it. */
+static void
+add_san(struct tls_peer *peer, size_t *used, char kind, const ASN1_STRING *s)
+{
+    char text[256];
+    size_t len;
+
+    if (!copy_name(text, sizeof(text), s))
+        return;
+    len = strlen(text);
+    if (*used + len + 3 > sizeof(peer->sans))
+        return;
+    peer->sans[*used] = kind;
+    memcpy(peer->sans + *used + 1, text, len + 1);
+    *used += len + 2;
+}
+
+static void
+peer_sans(const X509 *cert, struct tls_peer *peer)
+{
+    GENERAL_NAMES *names = X509_get_ext_d2i(cert, NID_subject_alt_name, NULL, NULL);
+    const X509_NAME *subject = X509_get_subject_name(cert);
+    int at = X509_NAME_get_index_by_NID(subject, NID_commonName, -1);
+    size_t used = 0;
+    bool any = false;
+
+    for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
+        const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
+
+        if (name->type != GEN_URI && name->type != GEN_DNS)
+            continue;
+        any = true;
+        add_san(peer, &used, name->type == GEN_URI ? 'U' : 'D', name->d.ia5);
+    }
+    GENERAL_NAMES_free(names);
+    if (!any && at >= 0)
+        add_san(peer, &used, 'D',
+                X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)));
+    ERR_clear_error();
+}
+
+/* SHA-256 of the SubjectPublicKeyInfo. */
+static int
+key_digest(const X509 *cert, uint8_t out[32])
+{
+    unsigned char *der = NULL;
+    unsigned int len;
+    int n = i2d_X509_PUBKEY(X509_get_X509_PUBKEY(cert), &der), ok;
+
+    ok = n > 0 && EVP_Digest(der, (size_t)n, out, &len, EVP_sha256(), NULL) == 1;
+    OPENSSL_free(der);
+    return ok;
+}
+
 int
 tls_peer_get(SSL *ssl, struct tls_peer *out, struct err *err)
 {
@@ -437,18 +505,25 @@ tls_peer_get(SSL *ssl, struct tls_peer *out, struct err *err)
     int rc = CE_OK;
 
     memset(out, 0, sizeof(*out));
-    if (cert == NULL)
+    if (cert == NULL && (SSL_is_server(ssl) == 0 ||
+                         SSL_get_verify_mode(ssl) & SSL_VERIFY_FAIL_IF_NO_PEER_CERT))
         return err_set(err, CE_EAUTH, "the peer showed no certificate");
     SSL_get0_alpn_selected(ssl, &alpn, &alpn_len);
-    if (verify != X509_V_OK)
+    if (cert != NULL && verify != X509_V_OK)
         rc = err_set(err, CE_EAUTH, "the peer's certificate: %s",
                      X509_verify_cert_error_string(verify));
     else if (alpn_len != strlen(TLS_ALPN) || memcmp(alpn, TLS_ALPN, alpn_len) != 0)
         rc = err_set(err, CE_EPROTO, "the peer does not speak " TLS_ALPN " (ALPN)");
-    else if (X509_digest(cert, EVP_sha256(), out->sha256, &digest_len) != 1)
+    else if (cert == NULL)
+        return CE_OK;
+    else if (X509_digest(cert, EVP_sha256(), out->sha256, &digest_len) != 1 ||
+             !key_digest(cert, out->key_sha256))
         rc = tls_error(err, CE_EINTERNAL, NULL, "certificate digest");
-    else
+    if (rc == CE_OK) {
+        out->has_cert = true;
         peer_name(cert, out->name, sizeof(out->name));
+        peer_sans(cert, out);
+    }
     X509_free(cert);
     return rc;
 }

@@ -2,7 +2,8 @@
  * tls.h - TLS 1.3 contexts for both ends, and who the peer is. No sockets, no
  * event loop: connections belong to the caller.
  *
- * Both sides show a certificate and check the other's against one CA file.
+ * Both sides show a certificate and check the other's against one CA file; a server
+ * may let clients come without one (tls_server_optional).
  * There is no resumption, so a session cannot outlive the check; no protocol
  * but ALPN "cecollm/1". A reload makes a new context and drops the old one:
  * live connections keep theirs by reference.
@@ -15,6 +16,7 @@
 #ifndef CE_COMMON_TLS_H
 #define CE_COMMON_TLS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,10 +27,12 @@
 #define TLS_ALPN "cecollm/1"
 
 struct tls_files {
-    const char *ca;   /* PEM, one or more authorities */
-    const char *cert; /* PEM, own certificate first, then intermediates */
-    const char *key;  /* PEM, not encrypted */
-    const char *crl;  /* PEM, revocation lists; NULL or "": revocation is not looked at */
+    const char *ca; /* PEM, one or more authorities */
+    /* PEM, own certificate first, then intermediates; a client may have none: this and
+     * the key NULL or empty */
+    const char *cert;
+    const char *key; /* PEM, not encrypted */
+    const char *crl; /* PEM, revocation lists; NULL or "": revocation is not looked at */
 };
 
 enum tls_file {
@@ -61,18 +65,32 @@ int tls_files_check(const struct tls_files *files,
 /* When the context's own certificate ends, as "2027-01-31 12:00:00 UTC". */
 void tls_expiry(const SSL_CTX *ctx, char text[40]);
 
+/* Clients need not show a certificate; one that they show is checked as ever. For a
+ * server's context that no connection uses yet. */
+void tls_server_optional(SSL_CTX *ctx);
+
 /* A new SSL for a client connection to `host`, a DNS name or an IP address (v6
  * without brackets): its certificate must be for exactly that. */
 int tls_client_ssl(SSL **out, SSL_CTX *ctx, const char *host,
                    struct err *err) CE_MUSTCHECK;
 
+#define TLS_SANS_SIZE 2048
+
 struct tls_peer {
-    char name[256];     /* first SAN URI, else first SAN DNS, else CN; else "" */
-    uint8_t sha256[32]; /* of the certificate (DER); equal means the same one */
+    bool has_cert;          /* false: a client without one; all else is zero */
+    char name[256];         /* first SAN URI, else first SAN DNS, else CN; else "" */
+    uint8_t sha256[32];     /* of the certificate (DER); equal means the same one */
+    uint8_t key_sha256[32]; /* of its SubjectPublicKeyInfo (DER): a new certificate of
+                             * the same key has the same */
+    /* Every name by which it may be known: 'U' and a SAN URI, 'D' and a SAN DNS (or
+     * the CN where there is no SAN of either kind), each ended by NUL, an empty one
+     * after the last. What does not fit is left out. */
+    char sans[TLS_SANS_SIZE];
 };
 
 /* After the handshake: check that the certificate was verified and the ALPN
- * agreed on, and say who it is. CE_EAUTH when not; then close. */
+ * agreed on, and say who it is. CE_EAUTH when not; then close. No certificate is
+ * CE_EAUTH unless the context let it pass (tls_server_optional). */
 int tls_peer_get(SSL *ssl, struct tls_peer *out, struct err *err) CE_MUSTCHECK;
 
 /* Turn the thread's OpenSSL error queue into *err: `what`, then the reason

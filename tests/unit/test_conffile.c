@@ -73,9 +73,9 @@ open_tenant(void *arg, const char *label, struct err *err)
 }
 
 static const struct conffile_section sections[] = {
-    { "", top_keys, 8, "Settings of the test.", NULL },
-    { "net", net_keys, 1, NULL, NULL },
-    { "tenant", tenant_keys, 2, "One for each tenant.", open_tenant },
+    { "", top_keys, 8, "Settings of the test.", NULL, NULL },
+    { "net", net_keys, 1, NULL, NULL, NULL },
+    { "tenant", tenant_keys, 2, "One for each tenant.", open_tenant, NULL },
 };
 static const struct conffile_schema schema = { sections, 3 };
 
