@@ -24,6 +24,7 @@
 #include "server/content.h"
 #include "server/metrics.h"
 #include "server/scheduler.h"
+#include "server/tenant.h"
 
 #define RETRY_MS 1000 /* told to an agent that found the server full */
 
@@ -162,14 +163,15 @@ list_items(struct backend_thread *t)
         const struct session_link *link = (struct session_link *)(uintptr_t)w->session;
 
         if (!w->eager || eager)
-            t->shares[n_items++] = (struct scheduler_item){ .tenant = link->tenant,
-                                                            .weight = link->weight,
-                                                            .pos = w->pos,
-                                                            .n_rows = w->n_rows,
-                                                            .since_us = w->since_us,
-                                                            .deadline_us = w->deadline_us,
-                                                            .eager = w->eager,
-                                                            .tag = i };
+            t->shares[n_items++] =
+                (struct scheduler_item){ .tenant = link->tenant->number,
+                                         .weight = tenant_weight(link->tenant),
+                                         .pos = w->pos,
+                                         .n_rows = w->n_rows,
+                                         .since_us = w->since_us,
+                                         .deadline_us = w->deadline_us,
+                                         .eager = w->eager,
+                                         .tag = i };
     }
     return n_items;
 }

@@ -13,25 +13,31 @@
 #include "common/log.h"
 #include "common/memory.h"
 #include "server/session.h"
+#include "server/session_tenant.h"
 
 /* The longest frame we send is a TOKEN or WELCOME. */
 #define MAX_OUT_FRAME (FRAME_HEADER_SIZE + FRAME_MAX_MAP + 8 * FRAME_MAX_TOP)
 
 struct channel *
-channel_new(struct server *srv, const struct channel_io *io, const uint8_t cert[32],
-            const char *name, const char *address, int64_t now_us)
+channel_new(struct server *srv, const struct channel_io *io, const struct tls_peer *peer,
+            const char *address, int64_t now_us)
 {
     struct channel *ch = mem_array_alloc(1, sizeof(*ch));
 
-    if (!ch)
+    if (ch)
+        ch->peer = mem_array_alloc(1, sizeof(*ch->peer));
+    if (!ch || !ch->peer) {
+        mem_free(ch);
         return NULL;
+    }
+    *ch->peer = *peer;
     ch->srv = srv;
     ch->io = *io;
     ch->place = FRAME_AT_CLOUD_NEW;
     ch->since_us = ch->last_us = now_us;
     ch->idle_us = srv->idle_us;
-    memcpy(ch->cert, cert, sizeof(ch->cert));
-    snprintf(ch->name, sizeof(ch->name), "%s", name);
+    memcpy(ch->cert, peer->sha256, sizeof(ch->cert));
+    snprintf(ch->name, sizeof(ch->name), "%s", peer->name);
     snprintf(ch->address, sizeof(ch->address), "%s", address);
     ch->next = srv->channels;
     if (ch->next)
@@ -42,6 +48,40 @@ channel_new(struct server *srv, const struct channel_io *io, const uint8_t cert[
 }
 
 void
+channel_forget_peer(struct channel *ch)
+{
+    mem_free(ch->peer);
+    ch->peer = NULL;
+}
+
+static void
+paused_add(struct channel *ch)
+{
+    struct server *srv = ch->srv;
+
+    ch->paused_prev = NULL;
+    ch->paused_next = srv->paused;
+    if (ch->paused_next)
+        ch->paused_next->paused_prev = ch;
+    srv->paused = ch;
+    srv->n_paused++;
+}
+
+static void
+paused_remove(struct channel *ch)
+{
+    struct server *srv = ch->srv;
+
+    if (ch->paused_prev)
+        ch->paused_prev->paused_next = ch->paused_next;
+    else
+        srv->paused = ch->paused_next;
+    if (ch->paused_next)
+        ch->paused_next->paused_prev = ch->paused_prev;
+    srv->n_paused--;
+}
+
+void
 channel_free(struct channel *ch)
 {
     struct server *srv = ch->srv;
@@ -49,7 +89,7 @@ channel_free(struct channel *ch)
     if (!ch->closed)
         channel_lost(ch, "closed");
     if (ch->paused)
-        srv->n_paused--;
+        paused_remove(ch);
     if (ch->prev)
         ch->prev->next = ch->next;
     else
@@ -57,6 +97,7 @@ channel_free(struct channel *ch)
     if (ch->next)
         ch->next->prev = ch->prev;
     srv->n_channels--;
+    mem_free(ch->peer);
     mem_free(ch);
 }
 
@@ -142,6 +183,7 @@ channel_frame(struct channel *ch, const uint8_t *data, size_t len, int64_t now_u
         log_debug("peer=%s in %s", ch->address, text);
     }
     session_frame(ch, &f);
+    session_tenant_frame(ch, FRAME_HEADER_SIZE + frame_body_size(&h), now_us);
     return FRAME_HEADER_SIZE + frame_body_size(&h);
 }
 
@@ -198,6 +240,7 @@ channel_send_error(struct channel *ch, int code, const char *text)
 
     f.u.error.code = (uint32_t)-code;
     f.u.error.text = frame_str_of(text, strnlen(text, FRAME_MAX_TEXT));
+    f.u.error.retry_ms = ch->retry_ms;
     channel_send(ch, &f);
 }
 
@@ -241,8 +284,8 @@ channel_pause(struct channel *ch, bool paused)
         return;
     ch->paused = paused;
     if (paused)
-        ch->srv->n_paused++;
+        paused_add(ch);
     else
-        ch->srv->n_paused--;
+        paused_remove(ch);
     ch->io.pause(ch->io.arg, paused);
 }

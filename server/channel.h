@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "common/frame.h"
+#include "common/tls.h"
 #include "server/server.h"
 
 struct channel_io {
@@ -34,25 +35,28 @@ struct channel_io {
 struct channel {
     struct server *srv;
     struct channel *prev, *next; /* in srv->channels */
+    struct channel *paused_prev, *paused_next;
     struct channel_io io;
     enum frame_place place;
     struct session *session; /* NULL before the first frame and after the end */
     bool closed;             /* nothing more is sent or handled */
     bool paused;
-    int64_t since_us; /* accepted */
-    int64_t last_us;  /* last whole frame */
-    int64_t idle_us;  /* silent for so long it is closed; what its agent was told */
-    uint8_t cert[32]; /* SHA-256 of the peer's certificate */
-    char name[256];   /* its name */
-    char address[80]; /* for logs */
+    int64_t since_us;      /* accepted */
+    int64_t last_us;       /* last whole frame */
+    int64_t idle_us;       /* silent for so long it is closed; what its agent was told */
+    uint32_t retry_ms;     /* told with the ERROR that refuses the first frame; 0: not */
+    struct tls_peer *peer; /* who it is, owned; NULL once the first frame was right */
+    uint8_t cert[32];      /* SHA-256 of the peer's certificate; zeros without one */
+    char name[256];        /* its name */
+    char address[80];      /* for logs */
 };
 
 /* Most bytes of input a channel may ask to see at once. */
 #define CHANNEL_MAX_IN (FRAME_HEADER_SIZE + FRAME_MAX_MAP + 4 * (size_t)FRAME_MAX_PROMPT)
 
-/* NULL without memory. cert and name are copied. */
+/* NULL without memory. The peer and its address are copied. */
 struct channel *channel_new(struct server *srv, const struct channel_io *io,
-                            const uint8_t cert[32], const char *name, const char *address,
+                            const struct tls_peer *peer, const char *address,
                             int64_t now_us);
 void channel_free(struct channel *ch); /* its session, if any, ends */
 
@@ -62,6 +66,9 @@ size_t channel_input(struct channel *ch, const uint8_t *data, size_t len, int64_
 /* Nothing is sent once the channel is closed. */
 void channel_send(struct channel *ch, const struct frame *f);
 void channel_send_error(struct channel *ch, int code, const char *text);
+
+/* Free what is remembered of the peer's certificate: it is known whose this is. */
+void channel_forget_peer(struct channel *ch);
 
 /* BYE, then close. */
 void channel_close(struct channel *ch);

@@ -21,6 +21,7 @@
 #include "server/cloudd.h"
 #include "server/metrics_http.h"
 #include "server/privileges.h"
+#include "server/tenants.h"
 
 #define MAX_KEYS 128
 
@@ -195,6 +196,16 @@ check_metrics_token(struct check *k, struct err *err)
 }
 
 static int
+check_tenants(struct check *k, struct err *err)
+{
+    struct tenants *t = NULL;
+    int rc = k->conf.tenants[0] ? tenants_load(&t, k->conf.tenants, err) : 0;
+
+    tenants_free(t);
+    return rc;
+}
+
+static int
 check_user(struct check *k, struct err *err)
 {
     return privileges_check(k->conf.user, k->conf.group, err);
@@ -253,6 +264,7 @@ static const struct {
     { "listen", check_listen },
     { "metrics_listen", check_metrics_listen },
     { "metrics_token", check_metrics_token },
+    { "tenants", check_tenants },
     { "port_file", check_port_file },
     { "user", check_user },
     { "cpu", check_cpu },

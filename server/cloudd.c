@@ -40,6 +40,7 @@
 #include "server/server.h"
 #include "server/service.h"
 #include "server/sockets.h"
+#include "server/tenants_reload.h"
 #include "server/watchdog.h"
 
 #define TICK_US   250000
@@ -164,7 +165,6 @@ start_compute(struct cloudd *c, struct err *err)
     fill_server(c, &c->info);
     cloudd_set_limits(c);
     rc = server_init(&c->srv, err);
-    c->srv_ready = rc == 0;
     if (rc == 0)
         rc = backend_thread_start(&c->thread, &bt, c->replies, err);
     if (rc == 0)
@@ -178,13 +178,14 @@ static void
 on_mail(evutil_socket_t fd, short what, void *arg)
 {
     struct cloudd *c = arg;
+    int64_t now_us = clock_us();
     struct mailbox_msg *m, *next;
 
     (void)fd;
     (void)what;
     for (m = mailbox_take_all(c->replies); m; m = next) {
         next = m->next;
-        server_reply(&c->srv, (struct reply_msg *)m);
+        server_reply(&c->srv, (struct reply_msg *)m, now_us);
     }
 }
 
@@ -214,8 +215,8 @@ on_resume(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
-    server_resume(&c->srv);
-    if (c->srv.n_paused > 0)
+    server_resume(&c->srv, clock_us());
+    if (server_is_holding(&c->srv))
         event_add(c->resume, &soon);
 }
 
@@ -510,6 +511,8 @@ cloudd_start(struct cloudd **out, struct server_conf *conf,
     if (rc == 0)
         rc = cloudd_open_tls(conf, &c->tls, err);
     if (rc == 0)
+        rc = tenants_reload(&c->srv, conf->tenants, err);
+    if (rc == 0)
         rc = mailbox_new(&c->replies, err);
     if (rc == 0)
         rc = open_events(c, err);
@@ -557,7 +560,7 @@ cloudd_run(struct cloudd *c, struct err *err)
     while (!event_base_got_break(c->base)) {
         if (event_base_loop(c->base, EVLOOP_ONCE) != 0)
             return err_set(err, CE_EINTERNAL, "event loop failed");
-        if (c->srv.n_paused > 0 && !evtimer_pending(c->resume, NULL))
+        if (server_is_holding(&c->srv) && !evtimer_pending(c->resume, NULL))
             on_resume(-1, 0, c);
     }
     if (c->failed.code < 0) {
@@ -599,8 +602,7 @@ cloudd_stop(struct cloudd *c)
         event_free(c->resume);
     if (c->base)
         event_base_free(c->base);
-    if (c->srv_ready)
-        server_fini(&c->srv);
+    server_fini(&c->srv);
     mailbox_free(c->replies);
     tokenizer_free(c->tokenizer);
     model_close(c->model);

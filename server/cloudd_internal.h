@@ -44,7 +44,6 @@ struct cloudd {
     struct metrics_http *http; /* NULL when off */
     struct backend_info info;  /* its pointers live as long as the backend */
     struct server srv;
-    bool srv_ready;
     struct event_base *base;
     struct listener *listener;
     int64_t tick_us; /* when the last tick was */

@@ -19,6 +19,7 @@
 #include "server/privileges.h"
 #include "server/reload.h"
 #include "server/service.h"
+#include "server/tenants_reload.h"
 
 #define OTHER_FILES 64 /* descriptors that are no connections */
 
@@ -40,7 +41,11 @@ cloudd_open_tls(const struct server_conf *conf, SSL_CTX **out, struct err *err)
 {
     const struct tls_files files = { conf->ca, conf->cert, conf->key, conf->crl };
 
-    return tls_server_new(out, &files, err);
+    int rc = tls_server_new(out, &files, err);
+
+    if (rc == 0 && conf->client_certs == SERVER_CONF_OPTIONAL)
+        tls_server_optional(*out);
+    return rc;
 }
 
 void
@@ -71,6 +76,7 @@ cloudd_allow_files(const struct server_conf *conf)
 struct fresh {
     struct server_conf conf;
     SSL_CTX *tls;
+    struct tenants *tenants; /* NULL: no file */
     bool has_token;
     uint8_t token[32];
 };
@@ -88,7 +94,8 @@ fresh_open(struct cloudd *c, struct fresh *f, struct err *err)
     f->has_token = rc == 0 && f->conf.metrics_token[0];
     if (f->has_token)
         rc = metrics_http_token(f->conf.metrics_token, f->token, err);
-    /* Tenants: last, as what may fail here and changes something when it does not. */
+    if (rc == 0 && f->conf.tenants[0])
+        rc = tenants_load(&f->tenants, f->conf.tenants, err);
     return rc;
 }
 
@@ -104,6 +111,8 @@ fresh_apply(struct cloudd *c, struct fresh *f)
     cloudd_fill_listener(c->conf, &lc);
     listener_set(c->listener, f->tls, &lc);
     cloudd_set_limits(c);
+    tenants_apply(&c->srv, f->tenants);
+    f->tenants = NULL;
     cloudd_allow_files(c->conf);
     metrics_http_set(c->http, f->has_token ? f->token : NULL,
                      (uint32_t)c->conf->metrics_connections);
@@ -132,5 +141,6 @@ cloudd_reload(struct cloudd *c)
     }
     OPENSSL_cleanse(f.token, sizeof(f.token));
     SSL_CTX_free(f.tls);
+    tenants_free(f.tenants);
     server_conf_free(&f.conf);
 }

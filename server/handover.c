@@ -7,6 +7,7 @@
 
 #include "common/clock.h"
 #include "common/memory.h"
+#include "server/tenant.h"
 
 struct session_link *
 session_link_new(struct session *s)
@@ -17,7 +18,6 @@ session_link_new(struct session *s)
         return NULL;
     atomic_init(&link->refs, 1);
     link->session = s;
-    link->weight = 1;
     link->gone.kind = WORK_GONE;
     link->gone.link = link;
     link->lost.kind = REPLY_LOST;
@@ -35,8 +35,10 @@ session_link_ref(struct session_link *link)
 void
 session_link_unref(struct session_link *link)
 {
-    if (atomic_fetch_sub_explicit(&link->refs, 1, memory_order_acq_rel) == 1)
+    if (atomic_fetch_sub_explicit(&link->refs, 1, memory_order_acq_rel) == 1) {
+        tenant_unref(link->tenant);
         mem_free(link);
+    }
 }
 
 struct work_msg *

@@ -30,6 +30,7 @@
 
 struct session;
 struct session_link;
+struct tenant;
 struct tenant_usage;
 
 enum work_kind {
@@ -82,8 +83,7 @@ struct session_link {
     atomic_bool lost_posted;    /* `lost` is under way or was */
     struct session *session;    /* I/O thread only; NULL once the session ended */
     struct tenant_usage *usage; /* of whom (server/usage.h), or NULL; outlives the link */
-    uint64_t tenant; /* who pays, and its weight; constant once work was posted */
-    uint32_t weight;
+    struct tenant *tenant;      /* whose (server/tenant.h); a reference */
     struct work_msg gone;
     struct reply_msg lost;
 };

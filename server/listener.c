@@ -134,8 +134,7 @@ on_ready(void *arg)
         stream_abort(c->stream);
         return;
     }
-    c->channel = channel_new(c->listener->srv, &io, peer.sha256, peer.name, c->address,
-                             c->since_us);
+    c->channel = channel_new(c->listener->srv, &io, &peer, c->address, c->since_us);
     if (!c->channel)
         stream_abort(c->stream);
 }

@@ -13,6 +13,7 @@
 #include "server/check_config.h"
 #include "server/cloudd.h"
 #include "server/server_conf.h"
+#include "server/tenants.h"
 
 #define MAX_SET 64
 
@@ -20,12 +21,12 @@ struct options {
     const char *conf_path;
     char *set[MAX_SET];
     int n_set;
-    bool check_config, print_config;
+    bool check_config, print_config, make_token;
 };
 
 static const char usage[] =
     "usage: cecollm-cloudd [-c FILE] [--set KEY=VALUE]... [--check-config]\n"
-    "       cecollm-cloudd --print-config | --help | --version\n"
+    "       cecollm-cloudd --print-config | --make-token | --help | --version\n"
     "\n"
     "Runs the deeper layers of a model for many cecollm-agents.\n"
     "\n"
@@ -34,12 +35,14 @@ static const char usage[] =
     "      --check-config   read settings, certificates and model, list what is wrong, "
     "exit\n"
     "      --print-config   print a settings file with every key at its default, exit\n"
+    "      --make-token     print a new random token, and the line of it for the tenants "
+    "file\n"
     "  -h, --help           this text\n"
     "  -V, --version        the version\n"
     "\n"
-    "Signals: TERM or INT drains and stops, a second one at once; HUP reads settings "
-    "and\n"
-    "certificates again; USR1 logs what is held; USR2 switches debug logs.\n"
+    "Signals: TERM or INT drains and stops, a second one at once; HUP reads settings, "
+    "tenants\n"
+    "and certificates again; USR1 logs what is held; USR2 switches debug logs.\n"
     " See cecollm-cloudd(8) and cecollm.conf(5).\n";
 
 /* Returns the exit status when the program is done already, else -1. */
@@ -51,6 +54,7 @@ parse_options(struct options *o, int argc, char **argv)
         { "set", required_argument, NULL, 's' },
         { "check-config", no_argument, NULL, 'C' },
         { "print-config", no_argument, NULL, 'P' },
+        { "make-token", no_argument, NULL, 'T' },
         { "help", no_argument, NULL, 'h' },
         { "version", no_argument, NULL, 'V' },
         { NULL, 0, NULL, 0 },
@@ -75,6 +79,9 @@ parse_options(struct options *o, int argc, char **argv)
         case 'P':
             o->print_config = true;
             break;
+        case 'T':
+            o->make_token = true;
+            break;
         case 'h':
             fputs(usage, stdout);
             return 0;
@@ -91,6 +98,23 @@ parse_options(struct options *o, int argc, char **argv)
         return 2;
     }
     return -1;
+}
+
+/* The token alone on standard output, so that it can go into a file; what else there
+ * is to say on standard error. */
+static int
+make_token(void)
+{
+    char token[44], hash[65];
+    struct err err;
+
+    if (tenants_make_token(token, hash, &err) < 0) {
+        fprintf(stderr, "cecollm-cloudd: %s\n", err.text);
+        return 1;
+    }
+    puts(token);
+    fprintf(stderr, "token_sha256 = %s\n", hash);
+    return 0;
 }
 
 static int
@@ -121,6 +145,8 @@ main(int argc, char **argv)
         conffile_print(&server_conf_schema, stdout);
         return 0;
     }
+    if (o.make_token)
+        return make_token();
     source = (struct server_conf_source){ o.conf_path, o.set, o.n_set };
     if (o.check_config)
         return check_config(&source, stderr, stdout) > 0;

@@ -13,6 +13,8 @@ static const char *const live[] = {
     "cert",
     "key",
     "crl",
+    "client_certs",
+    "tenants",
     "max_connections",
     "max_connections_per_address",
     "max_sessions",

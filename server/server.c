@@ -16,6 +16,7 @@
 #include "server/channel.h"
 #include "server/drain.h"
 #include "server/session.h"
+#include "server/session_tenant.h"
 
 int
 server_init(struct server *srv, struct err *err)
@@ -31,39 +32,76 @@ server_fini(struct server *srv)
 {
     mem_free(srv->row);
     srv->row = NULL;
+    tenants_free(srv->tenants);
+    srv->tenants = NULL;
+    tenant_free_all(&srv->registry);
 }
 
-/* What a reply changes in our view of its sequence. Returns false when it is
- * not to be sent: the sequence has ended here. */
+/* CREDIT: told as far as the tenant's rates allow. The first one is always sent, it
+ * answers OPEN. */
 static bool
-reply_note(struct session *s, const struct frame *f)
+credit_note(struct session *s, struct frame_credit *f, int64_t now_us)
 {
-    struct session_seq *q;
+    struct session_seq *q = session_seq_find(s, f->seq);
+    bool first, more;
 
+    if (!q)
+        return false;
+    first = !q->answered;
+    q->answered = true;
+    q->granted = f->limit;
+    more = session_tenant_grant(s, q, now_us);
+    f->limit = q->limit;
+    return more || first;
+}
+
+/* NEED: what comes again is new to the rates as well. */
+static bool
+need_note(struct session *s, struct frame_need *f, int64_t now_us)
+{
+    struct session_seq *q = session_seq_find(s, f->seq);
+
+    if (!q)
+        return false;
+    if (q->limit > q->limit_before)
+        q->limit_before = q->limit;
+    q->id = f->id;
+    q->granted = f->limit;
+    q->received = q->limit = f->pos;
+    (void)session_tenant_grant(s, q, now_us);
+    f->limit = q->limit;
+    return true;
+}
+
+static bool
+token_note(struct session *s, const struct frame_token *f, int64_t now_us)
+{
+    const struct session_seq *q = session_seq_find(s, f->seq);
+
+    if (q && q->generating) /* the next row of the sequence */
+        tenant_took(s->tenant, 1, 0, now_us);
+    return q != NULL;
+}
+
+/* What a reply changes in our view of its sequence, and in itself. Returns false when
+ * it is not to be sent: the sequence has ended here. */
+static bool
+reply_note(struct session *s, struct frame *f, int64_t now_us)
+{
     switch (f->type) {
     case FRAME_CREDIT:
-        q = session_seq_find(s, f->u.credit.seq);
-        if (q)
-            q->limit = f->u.credit.limit;
-        return q != NULL;
+        return credit_note(s, &f->u.credit, now_us);
     case FRAME_NEED:
-        q = session_seq_find(s, f->u.need.seq);
-        if (q) {
-            if (q->limit > q->limit_before)
-                q->limit_before = q->limit;
-            q->limit = f->u.need.limit;
-            q->id = f->u.need.id;
-        }
-        return q != NULL;
+        return need_note(s, &f->u.need, now_us);
     case FRAME_TOKEN:
-        return session_seq_find(s, f->u.token.seq) != NULL;
+        return token_note(s, &f->u.token, now_us);
     default:
         return true;
     }
 }
 
 void
-server_reply(struct server *srv, struct reply_msg *r)
+server_reply(struct server *srv, struct reply_msg *r, int64_t now_us)
 {
     struct session *s = r->link->session;
 
@@ -75,7 +113,7 @@ server_reply(struct server *srv, struct reply_msg *r)
 
         memcpy(text, r->frame.u.error.text.data, r->frame.u.error.text.len);
         session_end(s, -(int)r->frame.u.error.code, text);
-    } else if (s && reply_note(s, &r->frame)) {
+    } else if (s && reply_note(s, &r->frame, now_us)) {
         channel_send(s->infer, &r->frame);
         s = r->link->session; /* a peer that does not read has ended it */
         if (s && r->frame.type == FRAME_ERROR) {
@@ -109,6 +147,7 @@ server_tick(struct server *srv, int64_t now_us)
 {
     struct channel *ch;
 
+    tenant_sweep(&srv->registry, now_us);
     while ((ch = find_expired(srv, now_us)) != NULL) {
         struct session *s = ch->session;
 
@@ -126,27 +165,46 @@ server_tick(struct server *srv, int64_t now_us)
     }
 }
 
+static bool
+may_resume(const struct channel *ch, int64_t now_us)
+{
+    const struct session *s = ch->session;
+
+    if (ch->closed)
+        return false;
+    if (!s)
+        return true;
+    if (s->infer == ch && tenant_in_debt(s->tenant, now_us))
+        return false;
+    return atomic_load_explicit(&s->link->queued, memory_order_relaxed) <=
+           ch->srv->max_queued / 2;
+}
+
+/* Resuming reads at once what waits, and that can end any session. */
 static struct channel *
-find_resumable(const struct server *srv)
+find_resumable(const struct server *srv, int64_t now_us)
 {
     struct channel *ch;
 
-    for (ch = srv->channels; ch; ch = ch->next)
-        if (ch->paused && !ch->closed &&
-            (!ch->session ||
-             atomic_load_explicit(&ch->session->link->queued, memory_order_relaxed) <=
-                 srv->max_queued / 2))
-            return ch;
-    return NULL;
+    for (ch = srv->paused; ch && !may_resume(ch, now_us); ch = ch->paused_next)
+        ;
+    return ch;
 }
 
 void
-server_resume(struct server *srv)
+server_resume(struct server *srv, int64_t now_us)
 {
     struct channel *ch;
 
-    while (srv->n_paused > 0 && (ch = find_resumable(srv)) != NULL)
+    while ((ch = find_resumable(srv, now_us)) != NULL)
         channel_pause(ch, false);
+    session_tenant_refill(srv, now_us);
+}
+
+bool
+server_is_holding(const struct server *srv)
+{
+    return srv->n_paused > 0 || srv->held;
 }
 
 static struct session *

@@ -3,8 +3,7 @@
  * told to agents, the limits, the list of sessions and the way to the backend.
  *
  * main.c fills one from the settings and the model; tests fill one by hand,
- * with a post function that keeps the messages. Tenants and their limits would
- * hang here.
+ * with a post function that keeps the messages.
  *
  * Thread: the I/O thread's.
  */
@@ -16,6 +15,7 @@
 #include <stdint.h>
 
 #include "server/handover.h"
+#include "server/tenant.h"
 
 struct channel;
 struct metrics;
@@ -36,6 +36,8 @@ struct server {
     size_t max_queued; /* bytes of one session's work not yet taken */
     int64_t first_frame_us, idle_us;
 
+    struct tenants *tenants; /* owned; NULL: no file, names are tenants without limits */
+
     struct metrics *metrics; /* borrowed; NULL: nothing is counted */
 
     /* The way to the backend; takes the message. */
@@ -47,6 +49,9 @@ struct server {
     uint32_t n_sessions, next_number;
     struct channel *channels; /* list */
     uint32_t n_channels, n_paused;
+    struct channel *paused;          /* list */
+    struct session *held;            /* list: credit is held back by a rate */
+    struct tenant_registry registry; /* tenants that are here */
     bool draining;
     float *row; /* [d_model] scratch to check rows */
 };
@@ -56,14 +61,16 @@ int server_init(struct server *srv, struct err *err) CE_MUSTCHECK;
 void server_fini(struct server *srv); /* every session and channel is gone by then */
 
 /* A reply from the backend thread: sends it, frees it. */
-void server_reply(struct server *srv, struct reply_msg *r);
+void server_reply(struct server *srv, struct reply_msg *r, int64_t now_us);
 
 /* Close what is past its time; about twice a second. */
 void server_tick(struct server *srv, int64_t now_us);
 
-/* Let paused channels read again whose work has been taken; while n_paused > 0,
- * every few milliseconds. */
-void server_resume(struct server *srv);
+/* Let paused channels read again whose work has been taken and whose tenant is within
+ * its rates, and grant credit that was held back; every few milliseconds, as long as
+ * server_is_holding. */
+void server_resume(struct server *srv, int64_t now_us);
+bool server_is_holding(const struct server *srv);
 
 /* No new sessions and sequences from now on; GOAWAY to everybody, BYE to who has
  * no sequence open. */

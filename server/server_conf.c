@@ -10,6 +10,8 @@
 #include "common/log.h"
 #include "server/content.h"
 
+static const char *const certs[] = { "required", "optional", NULL };
+
 #define FIELD(name) offsetof(struct server_conf, name)
 
 static const char *const eager_names[] = { "never", "prompt", "always", NULL };
@@ -35,6 +37,13 @@ static const struct conffile_key keys[] = {
     { "crl", CONFFILE_STRING, FIELD(crl), "",
       .help = "Lists of revoked certificates (PEM), one of each authority in ca. Empty: "
               "revocation is not looked at." },
+    { "client_certs", CONFFILE_ENUM, FIELD(client_certs), "required", .choices = certs,
+      .help = "Must agents show a certificate? optional: a token of a tenant may do "
+              "instead; certificates that are shown are checked as ever." },
+    { "tenants", CONFFILE_STRING, FIELD(tenants), "",
+      .help = "File that says who is which tenant, what each must show and may have; see "
+              "cecollm-tenants(5). SIGHUP reads it again. Empty: the name of each "
+              "certificate is a tenant of its own, without limits." },
     { "max_connections", CONFFILE_INT, FIELD(max_connections), "2048",
       .min = 2, .max = 1000000,
       .help = "Connections in all; a session has two." },
@@ -221,6 +230,11 @@ server_conf_check(const struct server_conf *conf, struct err *err)
                        conf->node);
     if (!conf->metrics_listen || !conf->metrics_listen[0])
         return err_set(err, CE_EINVAL, "metrics_listen is empty: host:port, or off");
+    if (conf->client_certs == SERVER_CONF_OPTIONAL &&
+        (!conf->tenants || !conf->tenants[0]))
+        return err_set(err, CE_EINVAL,
+                       "client_certs = optional needs a tenants file: without a "
+                       "certificate only a token says who is there");
     if (conf->max_seqs_per_session > conf->max_seqs)
         return err_set(err, CE_EINVAL, "max_seqs_per_session is above max_seqs");
     return 0;

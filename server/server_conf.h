@@ -19,7 +19,8 @@
 struct server_conf {
     /* network */
     char *listen, *port_file, *node;
-    char *ca, *cert, *key, *crl;
+    char *ca, *cert, *key, *crl, *tenants;
+    int client_certs; /* enum server_conf_certs */
     int64_t max_connections, max_connections_per_address, max_sessions;
     int64_t max_output;
     int64_t handshake_timeout_us, idle_timeout_us, peer_timeout_us, drain_timeout_us;
@@ -40,6 +41,8 @@ struct server_conf {
     /* log */
     int log_level;
 };
+
+enum server_conf_certs { SERVER_CONF_REQUIRED, SERVER_CONF_OPTIONAL };
 
 extern const struct conffile_schema server_conf_schema;
 

@@ -15,6 +15,8 @@
 
 #include "common/log.h"
 #include "common/memory.h"
+#include "server/session_tenant.h"
+#include "server/tenant.h"
 
 static const char *const state_names[] = { "READY", "PAIRED", "ENDED" };
 
@@ -48,26 +50,13 @@ session_free(struct session *s)
     mem_free(s);
 }
 
-/* A tenant is who holds a certificate: all sessions with it share one account. */
-static uint64_t
-tenant_of(const uint8_t cert[32])
-{
-    uint64_t tenant;
-
-    memcpy(&tenant, cert, sizeof(tenant));
-    return tenant;
-}
-
 int
 session_new(struct session **out, struct channel *ch, const struct frame_hello *h,
-            struct err *err)
+            struct tenant *tenant, struct err *err)
 {
     struct server *srv = ch->srv;
     struct session *s;
 
-    if (srv->n_sessions >= srv->max_sessions)
-        return err_set(err, CE_EQUOTA, "HELLO: %u sessions are open, the most here",
-                       srv->max_sessions);
     s = mem_array_alloc(1, sizeof(*s));
     if (s)
         s->seqs = mem_array_alloc(srv->max_seqs, sizeof(*s->seqs));
@@ -79,6 +68,7 @@ session_new(struct session **out, struct channel *ch, const struct frame_hello *
             session_link_unref(s->link);
         if (s)
             session_free(s);
+        tenant_unref(tenant);
         return err_set(err, CE_ENOMEM, "HELLO: the server is out of memory");
     }
     s->srv = srv;
@@ -88,12 +78,13 @@ session_new(struct session **out, struct channel *ch, const struct frame_hello *
     s->layer_from = (int)h->layer_from;
     s->whole_model = h->whole_model;
     s->since_us = ch->last_us;
-    s->usage = srv->metrics ? usage_of(&srv->metrics->usage, ch->name) : NULL;
+    s->usage = srv->metrics ? usage_of(&srv->metrics->usage, tenant->name) : NULL;
+    s->tenant = s->link->tenant = tenant;
+    tenant->n_sessions++;
     s->link->usage = s->usage;
     usage_add(s->usage, USAGE_SESSIONS, 1);
     metrics_add(srv->metrics, METRICS_SESSIONS, 1);
     memcpy(s->cert, ch->cert, sizeof(s->cert));
-    s->link->tenant = tenant_of(s->cert);
     s->infer = ch;
     s->next = srv->sessions;
     if (s->next)
@@ -128,19 +119,34 @@ end_channel(struct channel *ch, int code, const char *text)
     channel_close(ch);
 }
 
+static void
+seq_close(struct session *s, struct session_seq *q)
+{
+    q->open = false;
+    s->n_open--;
+    s->tenant->n_seqs--;
+    s->tenant->hidden_bytes -= q->hidden_bytes;
+    usage_add(s->usage, USAGE_SEQUENCES, -1);
+}
+
 void
 session_end(struct session *s, int code, const char *text)
 {
     struct session_link *link = s->link;
     struct channel *infer = s->infer, *upload = s->upload;
+    uint32_t i;
 
     log_info_limited("session=%u ended: %s", s->number, text);
     session_set_state(s, SESSION_ENDED);
     s->infer = s->upload = NULL;
     session_unlink(s);
+    session_tenant_unhold(s);
+    for (i = 0; i < s->srv->max_seqs; i++)
+        if (s->seqs[i].open)
+            seq_close(s, &s->seqs[i]);
+    s->tenant->n_sessions--;
     usage_add(s->usage, USAGE_SESSIONS, -1);
     usage_add(s->usage, USAGE_REFUSALS, code < 0);
-    usage_add(s->usage, USAGE_SEQUENCES, -(int64_t)s->n_open);
     link->session = NULL;
     link->gone.cost = 0;
     s->srv->post(s->srv->post_arg, &link->gone); /* takes the session's reference */
@@ -175,6 +181,7 @@ session_seq_add(struct session *s, uint32_t seq)
             s->seqs[i].open = true;
             s->seqs[i].seq = seq;
             s->n_open++;
+            s->tenant->n_seqs++;
             usage_add(s->usage, USAGE_SEQUENCES, 1);
             return &s->seqs[i];
         }
@@ -184,9 +191,7 @@ session_seq_add(struct session *s, uint32_t seq)
 void
 session_seq_remove(struct session *s, struct session_seq *q)
 {
-    q->open = false;
-    s->n_open--;
-    usage_add(s->usage, USAGE_SEQUENCES, -1);
+    seq_close(s, q);
     if (s->n_open == 0 && s->srv->draining)
         session_end(s, 0, "drained");
 }

@@ -35,6 +35,11 @@ struct session_seq {
     enum states_codec codec;
     uint32_t id;                  /* the last NEED's */
     uint32_t limit, limit_before; /* rows below may be sent; with an older id */
+    uint32_t granted;             /* by the content manager; limit is what was told */
+    uint32_t received;            /* one past the last row that came */
+    bool answered;                /* a CREDIT was sent */
+    bool generating;
+    int64_t hidden_bytes; /* charged to the tenant */
 };
 
 struct session {
@@ -46,6 +51,10 @@ struct session {
     int layer_from;
     bool whole_model;
     uint8_t id[16], secret[16], cert[32];
+    uint8_t token_hash[32]; /* zeros: came without */
+    struct tenant *tenant;  /* the link's */
+    bool held;              /* in srv->held */
+    struct session *held_prev, *held_next;
     struct channel *infer, *upload; /* upload may be NULL */
     struct session_link *link;
     struct tenant_usage *usage; /* of whom; NULL when nothing is counted */
@@ -58,10 +67,10 @@ struct session {
 /* A whole frame that may arrive at this place. Any session may be ended by it. */
 void session_frame(struct channel *ch, const struct frame *f);
 
-/* Make a session of a channel whose HELLO was right. CE_EQUOTA, CE_ENOMEM;
- * *out is then left alone. */
+/* Make a session of a channel whose HELLO was right. The tenant's reference is taken,
+ * also on failure: CE_ENOMEM; *out is then left alone. */
 int session_new(struct session **out, struct channel *ch, const struct frame_hello *h,
-                struct err *err) CE_MUSTCHECK;
+                struct tenant *tenant, struct err *err) CE_MUSTCHECK;
 
 /* The session with this id and secret, or NULL; takes equally long for any secret. */
 struct session *session_find(struct server *srv, const uint8_t id[16],

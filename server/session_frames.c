@@ -12,11 +12,13 @@
  */
 #include "config.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "common/log.h"
 #include "engine/sampler.h"
 #include "server/session.h"
+#include "server/session_tenant.h"
 
 #define SERVER_NAME "cecollm-cloudd/" PACKAGE_VERSION
 
@@ -103,20 +105,30 @@ on_hello(struct channel *ch, const struct frame *f, struct err *err)
 {
     const struct frame_hello *h = &f->u.hello;
     struct session *s = NULL;
+    struct tenant *tenant;
+    uint8_t token_hash[32];
     char agent[80];
     int rc;
 
     if (ch->srv->draining)
         return err_set(err, CE_ECLOSED, "HELLO: the server is stopping");
+    rc = session_tenant_admit(ch, h, &tenant, token_hash, err);
+    if (rc < 0) /* before anything about the model is said */
+        return rc;
     rc = hello_check(ch->srv, h, err);
     if (rc == 0)
-        rc = session_new(&s, ch, h, err);
+        rc = session_new(&s, ch, h, tenant, err);
+    else
+        tenant_unref(tenant);
     if (!s)
         return rc;
+    memcpy(s->token_hash, token_hash, sizeof(s->token_hash));
+    channel_forget_peer(ch);
     ch->session = s;
     ch->place = FRAME_AT_CLOUD_INFER;
-    log_info_limited("session=%u peer=%s name=%s agent=%s epoch=%u layer_from=%u begun",
-                     s->number, ch->address, ch->name,
+    log_info_limited("session=%u peer=%s name=%s tenant=%s agent=%s epoch=%u "
+                     "layer_from=%u begun",
+                     s->number, ch->address, ch->name, s->tenant->name,
                      log_quote(agent, sizeof(agent), h->agent.data, h->agent.len),
                      h->epoch, h->layer_from);
     send_welcome(ch, s);
@@ -134,6 +146,7 @@ on_attach(struct channel *ch, const struct frame *f, struct err *err)
     if (!s || s->epoch != a->epoch || memcmp(s->cert, ch->cert, sizeof(s->cert)) != 0)
         return err_set(err, CE_EAUTH,
                        "ATTACH: no such session for this secret and certificate");
+    channel_forget_peer(ch);
     old = s->upload;
     s->upload = ch;
     ch->session = s;
@@ -164,6 +177,7 @@ on_open(struct channel *ch, const struct frame *f, struct err *err)
     enum states_codec codec;
     struct session_seq *q;
     struct work_msg *w;
+    struct err why;
 
     if (o->epoch != s->epoch)
         return 0;
@@ -180,11 +194,19 @@ on_open(struct channel *ch, const struct frame *f, struct err *err)
     }
     q = session_seq_add(s, o->seq);
     if (!q) {
-        session_refuse_seq(s, o->seq, CE_EQUOTA, 0,
-                           "OPEN: the session has as many sequences as it may");
+        snprintf(why.text, sizeof(why.text),
+                 "OPEN: tenant %s: max_seqs_per_session = %u are open", s->tenant->name,
+                 ch->srv->max_seqs);
+        session_refuse_seq(s, o->seq, CE_EQUOTA, session_tenant_retry_ms(ch->last_us),
+                           why.text);
         return 0;
     }
     q->codec = codec;
+    if (!session_tenant_open(s, q, o)) {
+        if (ch->session == s)
+            session_seq_remove(s, q);
+        return 0;
+    }
     w = work_msg_new(WORK_OPEN, s->link, 0, 0);
     if (!w)
         return no_memory(err);
@@ -227,7 +249,7 @@ on_states(struct channel *ch, const struct frame *f, struct err *err)
 {
     const struct frame_states *r = &f->u.states;
     struct session *s = ch->session;
-    const struct session_seq *q = session_seq_find(s, r->seq);
+    struct session_seq *q = session_seq_find(s, r->seq);
     struct work_msg *w;
     int rc;
 
@@ -244,6 +266,7 @@ on_states(struct channel *ch, const struct frame *f, struct err *err)
             work_msg_free(w);
         return no_memory(err);
     }
+    session_tenant_rows(s, q, r->pos, r->n, ch->last_us);
     session_post(s, ch, w);
     return 0;
 }
@@ -276,6 +299,11 @@ on_infer(struct channel *ch, const struct frame *f, struct err *err)
 static int
 on_truncate(struct channel *ch, const struct frame *f, struct err *err)
 {
+    struct session *s = ch->session;
+    struct session_seq *q = session_seq_find(s, f->u.truncate.seq);
+
+    if (q && f->u.truncate.epoch == s->epoch && q->received > f->u.truncate.pos)
+        q->received = f->u.truncate.pos;
     return pass_on(ch, WORK_TRUNCATE, f->u.truncate.epoch, f->u.truncate.seq,
                    &f->u.truncate, sizeof(f->u.truncate), err);
 }
@@ -308,7 +336,8 @@ on_generate(struct channel *ch, const struct frame *f, struct err *err)
     struct session_seq *q = session_seq_find(s, g->seq);
     struct sampler_params p;
     struct work_msg *w;
-    struct err why;
+    struct err why = { 0 };
+    uint32_t retry_ms = 0;
 
     if (g->epoch != s->epoch || !q)
         return 0;
@@ -319,7 +348,8 @@ on_generate(struct channel *ch, const struct frame *f, struct err *err)
     p.min_p = g->min_p;
     if (!ch->srv->whole_model)
         err_set(&why, CE_EUNSUPPORTED, "GENERATE: this server does not offer it");
-    else if (sampler_check(&p, &why) == 0)
+    else if (sampler_check(&p, &why) == 0 &&
+             session_tenant_generate(s, g->n_ids, ch->last_us, &retry_ms, &why) == 0)
         why.code = 0;
     if (why.code < 0) {
         w = work_msg_new(WORK_CLOSE, s->link, 0, 0);
@@ -327,7 +357,7 @@ on_generate(struct channel *ch, const struct frame *f, struct err *err)
             return no_memory(err);
         w->u.close = (struct frame_close){ g->epoch, g->seq };
         session_post(s, ch, w);
-        session_refuse_seq(s, g->seq, why.code, 0, why.text);
+        session_refuse_seq(s, g->seq, why.code, retry_ms, why.text);
         if (ch->session == s)
             session_seq_remove(s, q);
         return 0;
@@ -339,6 +369,7 @@ on_generate(struct channel *ch, const struct frame *f, struct err *err)
     w->u.generate.top_k = (uint32_t)p.top_k;
     w->u.generate.ids = (const uint8_t *)(w + 1);
     memcpy(w + 1, g->ids, g->n_ids * 4);
+    q->generating = true;
     session_post(s, ch, w);
     return 0;
 }

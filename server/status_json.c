@@ -196,12 +196,9 @@ static json_t *
 session(const struct session *s, int64_t now_us)
 {
     json_t *o = json_object();
-    char tenant[USAGE_NAME_SIZE];
-
-    usage_name(tenant, s->infer ? s->infer->name : NULL);
     put_int(o, "session", s->number);
     put_text(o, "peer", s->infer ? s->infer->address : "");
-    put_text(o, "tenant", tenant);
+    put_text(o, "tenant", s->tenant->name);
     put_real(o, "age_s", (double)(now_us - s->since_us) / 1e6);
     put_real(o, "idle_s", (double)(now_us - last_us(s)) / 1e6);
     put_int(o, "epoch", s->epoch);

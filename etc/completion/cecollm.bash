@@ -163,7 +163,7 @@ _cecollm_agent() {
 
 _cecollm_cloudd_keys='listen port_file node ca cert key crl max_connections
     max_connections_per_address max_sessions max_output handshake_timeout idle_timeout
-    peer_timeout drain_timeout user group core_dumps
+    peer_timeout drain_timeout client_certs tenants user group core_dumps
     model exits layer_from whole_model threads cpu packing packing_cache
     n_ctx kv_budget max_seqs max_seqs_per_session window step_rows step_budget_ms eager max_queued
     log_level metrics_listen metrics_token metrics_connections metrics_tenants stall_timeout'
@@ -179,10 +179,11 @@ _cecollm_cloudd() {
             compopt -o nospace 2>/dev/null
         return 0 ;;
     model | exits) _cecollm_files .gguf; return 0 ;;
-    ca | cert | key | crl) _cecollm_files ''; return 0 ;;
+    ca | cert | key | crl | tenants) _cecollm_files ''; return 0 ;;
+    client_certs) _cecollm_words 'required optional'; return 0 ;;
     *) _cecollm_value "$prev" && return 0 ;;
     esac
-    _cecollm_words '--config --set --check-config --print-config --help --version'
+    _cecollm_words '--config --set --check-config --print-config --make-token --help --version'
     return 0
 }
 

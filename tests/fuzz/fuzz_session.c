@@ -179,7 +179,7 @@ event(struct world *w, struct program *p)
         break;
     case 9:
         world_release(w);
-        server_resume(&w->srv);
+        server_resume(&w->srv, w->now_us);
         break;
     case 10:
         if (take(p) == 99)

@@ -84,12 +84,13 @@ world_connect(struct world *w, int i, uint8_t certificate)
 {
     struct world_channel *wc = &w->channels[i];
     struct channel_io io = { wc, world_send, world_pause, world_finish, world_finish };
-    uint8_t cert[32];
+    struct tls_peer peer = { .has_cert = true, .name = "tester", .sans = "Dtester" };
 
-    memset(cert, certificate, sizeof(cert));
+    memset(peer.sha256, certificate, sizeof(peer.sha256));
+    memset(peer.key_sha256, certificate, sizeof(peer.key_sha256));
     memset(wc, 0, sizeof(*wc));
     bytebuf_init(&wc->out, (size_t)1 << 20);
-    wc->channel = channel_new(&w->srv, &io, cert, "tester", "test", w->now_us);
+    wc->channel = channel_new(&w->srv, &io, &peer, "test", w->now_us);
     world_must(wc->channel != NULL);
     return wc->channel;
 }
@@ -280,7 +281,7 @@ world_replies(struct world *w)
     w->replies_end = &w->replies;
     for (; m; m = next) {
         next = m->next;
-        server_reply(&w->srv, (struct reply_msg *)m);
+        server_reply(&w->srv, (struct reply_msg *)m, w->now_us);
     }
 }
 

@@ -401,10 +401,10 @@ test_a_flood_is_paused(void **state)
         send_rows(1, 1, 0, 4);
     assert_true(i > 10 && i < 100);
     assert_int_equal(w.srv.n_paused, 1);
-    server_resume(&w.srv);
+    server_resume(&w.srv, w.now_us);
     assert_true(w.channels[1].paused); /* not yet */
     world_release(&w);
-    server_resume(&w.srv);
+    server_resume(&w.srv, w.now_us);
     assert_false(w.channels[1].paused);
     assert_int_equal(content_rows(w.content), 4);
 }
