@@ -88,12 +88,14 @@ static const struct conffile_key keys[] = {
     { "key", CONFFILE_STRING, AT(key), NULL, .help = "PEM file of its key." },
     { "token_file", CONFFILE_STRING, AT(token_file), NULL,
       .help = "File whose first line is a bearer token for the cloud, where one is "
-              "asked for." },
+              "asked for. A warning says when others may read it. With it, cert and key "
+              "may be left out where the cloud allows that." },
     { "codec", CONFFILE_ENUM, AT(codec), "f16", .choices = codecs,
       .help = "How hidden states travel: f16 rounds them to half precision, f32 is "
               "exact. Mode naive always takes f32." },
     { "connect_timeout", CONFFILE_DURATION, AT(connect_timeout_us), "10s",
-      .help = "Longest wait for a connection to the cloud, greeting included." },
+      .help = "Longest wait for a connection to the cloud, greeting included, and for "
+              "a cloud that is full and says when to try again." },
     { "silence_timeout", CONFFILE_DURATION, AT(silence_timeout_us), "15s", .min = 0,
       .max = 3600e6,
       .help =

@@ -7,16 +7,19 @@
  */
 #include "agent/app.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "agent/cloud_link.h"
 #include "agent/rejoin.h"
 #include "agent/remote.h"
 #include "agent/uploader.h"
 #include "agent/worker.h"
+#include "common/clock.h"
 #include "common/log.h"
 #include "common/memory.h"
 #include "common/tls.h"
@@ -44,10 +47,11 @@ struct app {
     struct cloud_link *link;
     struct uploader *uploader;
     struct rejoin *rejoin;
-    char token[4096]; /* bearer token */
-    bool up;          /* once */
+    char token[FRAME_MAX_TEXT + 2]; /* bearer token */
+    bool up;                        /* once */
     uint32_t cloud_n_ctx;
     struct err cloud_err; /* why it never came up */
+    uint32_t retry_ms;    /* and when it may, if that was said */
     struct cloud_session session;
 
     struct worker *worker;
@@ -162,6 +166,7 @@ on_down(void *ctx, const struct err *why, uint32_t retry_ms)
         return;
     }
     a->cloud_err = *why;
+    a->retry_ms = retry_ms;
     event_base_loopbreak(a->base);
 }
 
@@ -198,13 +203,21 @@ read_token(struct app *a, struct err *err)
     if (path == NULL || path[0] == '\0')
         return 0;
     FILE *f = fopen(path, "re");
-    bool ok = f != NULL && fgets(a->token, sizeof(a->token), f) != NULL;
-    if (f != NULL)
-        fclose(f);
+    struct stat st;
+    if (f == NULL)
+        return err_set(err, CE_EINVAL, "token_file: %s: %s", path, strerror(errno));
+    bool ok = fgets(a->token, sizeof(a->token), f) != NULL;
+    if (fstat(fileno(f), &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & 077) != 0)
+        log_warn("token_file: %s: others may read it (mode %03o); chmod 600 mends that",
+                 path, (unsigned)(st.st_mode & 0777));
+    fclose(f);
     a->token[strcspn(a->token, "\r\n")] = '\0';
     if (!ok || a->token[0] == '\0')
         return err_set(err, CE_EINVAL, "token_file: %s: no token in its first line",
                        path);
+    if (strlen(a->token) > FRAME_MAX_TEXT)
+        return err_set(err, CE_EINVAL, "token_file: %s: longer than %d bytes", path,
+                       FRAME_MAX_TEXT);
     return 0;
 }
 
@@ -232,6 +245,36 @@ fill_hello(const struct app *a, struct frame_hello *h)
     h->agent = frame_str_of("cecollm-agent", strlen("cecollm-agent"));
     h->token = frame_str_of(a->token, strlen(a->token));
     h->whole_model = a->model.policy.mode == POLICY_CLOUD;
+}
+
+/* Open the link, and again when the cloud said when to, until connect_timeout. 0: it is
+ * up, or a->cloud_err says why not, or a signal came. */
+static int
+greet(struct app *a, const struct cloud_link_config *lc,
+      const struct cloud_link_hooks *hooks, struct err *err)
+{
+    int64_t until_us = clock_us() + a->conf->connect_timeout_us;
+
+    for (;;) {
+        int rc = cloud_link_open(&a->link, lc, hooks, err);
+        if (rc < 0)
+            return rc;
+        event_base_dispatch(a->base); /* until on_up or on_down, or a signal */
+        int64_t wait_us = (int64_t)a->retry_ms * 1000;
+        if (a->up || a->quit || wait_us == 0 || clock_us() + wait_us >= until_us)
+            return 0;
+        log_warn("%s", a->cloud_err.text);
+        cloud_link_close(a->link);
+        a->link = NULL;
+        cloud_msg_drop_all(remote_inbox(a->port)); /* the end of that one */
+        struct timeval wait = { wait_us / 1000000, wait_us % 1000000 };
+        event_base_loopexit(a->base, &wait);
+        event_base_dispatch(a->base);
+        if (a->quit)
+            return 0;
+        memset(&a->cloud_err, 0, sizeof(a->cloud_err));
+        a->retry_ms = 0;
+    }
 }
 
 static int
@@ -263,10 +306,9 @@ open_link(struct app *a, struct err *err)
     lc.where = a->where;
     lc.worker = remote_inbox(a->port);
     fill_hello(a, &lc.hello);
-    rc = cloud_link_open(&a->link, &lc, &hooks, err);
+    rc = greet(a, &lc, &hooks, err);
     if (rc < 0)
         return rc;
-    event_base_dispatch(a->base); /* until on_up or on_down, or a signal */
     if (!a->up && a->cloud_err.code != 0 && err != NULL)
         *err = a->cloud_err;
     return a->up ? 0 : a->cloud_err.code != 0 ? a->cloud_err.code : CE_EAGAIN;
@@ -315,7 +357,12 @@ open_cloud(struct app *a, struct err *err)
     static const char *const needed[] = { "cloud", "ca", "cert", "key" };
     const char *const given[] = { c->cloud, c->ca, c->cert, c->key };
 
-    for (size_t i = 0; i < sizeof(given) / sizeof(given[0]); i++)
+    bool token = c->token_file != NULL && c->token_file[0] != '\0';
+    bool cert =
+        (c->cert != NULL && c->cert[0] != '\0') || (c->key != NULL && c->key[0] != '\0');
+    size_t n = token && !cert ? 2 : 4; /* a token may do without a certificate */
+
+    for (size_t i = 0; i < n; i++)
         if (given[i] == NULL || given[i][0] == '\0') {
             a->code = APP_EXIT_USAGE;
             return err_set(err, CE_EINVAL, "mode %s needs --%s",

@@ -318,6 +318,12 @@ on_error(struct cloud_link *l, const struct frame_error *f)
 
     err_set(&e, f->code > 0 && f->code <= 1000 ? -(int)f->code : CE_EPROTO, "%.*s",
             (int)f->text.len, f->text.data);
+    if (retry_ms > 0) {
+        struct err with = e;
+
+        err_set(&with, e.code, "%s; try again in %.1f s", e.text, retry_ms / 1e3);
+        e = with;
+    }
     if (!f->has_seq)
         return go_down(l, &e, retry_ms);
     requests_forget(&l->requests, f->seq);

@@ -42,7 +42,9 @@ def pack(value):
         head = bytes([0xA0 | len(data)]) if len(data) < 32 else b"\xd9" + bytes([len(data)])
         return head + data
     if isinstance(value, bytes):
-        return b"\xc4" + bytes([len(value)]) + value
+        head = b"\xc4" + bytes([len(value)]) if len(value) < 256 \
+            else b"\xc5" + struct.pack(">H", len(value))
+        return head + value
     if isinstance(value, (list, tuple)):
         return bytes([0x90 | len(value)]) + b"".join(pack(v) for v in value)
     if isinstance(value, dict):
@@ -272,7 +274,7 @@ class Shape:
                   5: self.d_model, 6: self.n_vocab, 7: ["f16", "f32"], 8: "test",
                   9: "cecollm_client.py"}
         names = {"proto": 0, "epoch": 1, "fingerprint": 2, "layer_from": 3, "n_layers": 4,
-                 "d_model": 5, "n_vocab": 6, "codecs": 7, "numerics": 8, "whole_model": 11}
+                 "d_model": 5, "n_vocab": 6, "codecs": 7, "numerics": 8, "token": 10, "whole_model": 11}
         fields.update({names[k]: v for k, v in changes.items()})
         return fields
 
