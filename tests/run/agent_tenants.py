@@ -50,7 +50,8 @@ class Tenants(Case):
         assert status == 0, "cloudd ended with %d" % status
 
     def agent(self, *args, name="agent", prompt="Once upon a time"):
-        cert = ["--cert", self.cloud.cert(name + ".crt"), "--key", self.cloud.cert(name + ".key")]
+        cert = [word for option, end in (("--cert", ".crt"), ("--key", ".key"))
+                for word in (option, self.cloud.cert((name or "") + end))]
         command = [str(AGENT), "-m", self.model, "--cloud", "localhost:%d" % self.cloud.port,
                    "--ca", self.cloud.cert("ca.crt"), *(cert if name else []), "-p", prompt,
                    "--raw", "--quiet", "--max-tokens", str(COUNT), "--threads", "1",
