@@ -183,7 +183,7 @@ channel_frame(struct channel *ch, const uint8_t *data, size_t len, int64_t now_u
         log_debug("peer=%s in %s", ch->address, text);
     }
     session_frame(ch, &f);
-    session_tenant_frame(ch, FRAME_HEADER_SIZE + frame_body_size(&h), now_us);
+    session_tenant_frame(ch, h.type, FRAME_HEADER_SIZE + frame_body_size(&h), now_us);
     return FRAME_HEADER_SIZE + frame_body_size(&h);
 }
 

@@ -41,6 +41,7 @@ struct channel {
     struct session *session; /* NULL before the first frame and after the end */
     bool closed;             /* nothing more is sent or handled */
     bool paused;
+    bool cut;              /* the last frame was a TRUNCATE */
     int64_t since_us;      /* accepted */
     int64_t last_us;       /* last whole frame */
     int64_t idle_us;       /* silent for so long it is closed; what its agent was told */

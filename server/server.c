@@ -7,6 +7,7 @@
  */
 #include "server/server.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "common/clock.h"
@@ -100,6 +101,22 @@ reply_note(struct session *s, struct frame *f, int64_t now_us)
     }
 }
 
+/* The content manager knows no names: say whose limit it is. */
+static void
+send_reply(struct session *s, struct frame *f)
+{
+    char text[FRAME_MAX_TEXT + 1];
+    int n;
+
+    if (f->type == FRAME_ERROR && f->u.error.code == (uint32_t)-CE_EQUOTA) {
+        n = snprintf(text, sizeof(text), "tenant %s: %.*s", s->tenant->name,
+                     (int)f->u.error.text.len, f->u.error.text.data);
+        f->u.error.text =
+            frame_str_of(text, (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1);
+    }
+    channel_send(s->infer, f);
+}
+
 void
 server_reply(struct server *srv, struct reply_msg *r, int64_t now_us)
 {
@@ -114,7 +131,7 @@ server_reply(struct server *srv, struct reply_msg *r, int64_t now_us)
         memcpy(text, r->frame.u.error.text.data, r->frame.u.error.text.len);
         session_end(s, -(int)r->frame.u.error.code, text);
     } else if (s && reply_note(s, &r->frame, now_us)) {
-        channel_send(s->infer, &r->frame);
+        send_reply(s, &r->frame);
         s = r->link->session; /* a peer that does not read has ended it */
         if (s && r->frame.type == FRAME_ERROR) {
             struct session_seq *q = session_seq_find(s, r->frame.u.error.seq);
@@ -174,7 +191,7 @@ may_resume(const struct channel *ch, int64_t now_us)
         return false;
     if (!s)
         return true;
-    if (s->infer == ch && tenant_in_debt(s->tenant, now_us))
+    if (session_tenant_must_wait(ch, now_us))
         return false;
     return atomic_load_explicit(&s->link->queued, memory_order_relaxed) <=
            ch->srv->max_queued / 2;

@@ -138,15 +138,26 @@ session_tenant_generate(struct session *s, size_t rows, int64_t now_us,
 /* ---- rates ---- */
 
 void
-session_tenant_frame(struct channel *ch, size_t bytes, int64_t now_us)
+session_tenant_frame(struct channel *ch, int type, size_t bytes, int64_t now_us)
 {
     struct session *s = ch->session;
 
     if (!s)
         return;
     tenant_took(s->tenant, 0, (int64_t)bytes, now_us);
-    if (ch == s->infer && tenant_in_debt(s->tenant, now_us))
+    ch->cut = type == FRAME_TRUNCATE;
+    if (session_tenant_must_wait(ch, now_us))
         channel_pause(ch, true); /* server_resume ends it */
+}
+
+bool
+session_tenant_must_wait(const struct channel *ch, int64_t now_us)
+{
+    const struct session *s = ch->session;
+
+    return s && ch == s->infer &&
+           (tenant_bytes_debt(s->tenant, now_us) ||
+            (ch->cut && tenant_rows_debt(s->tenant, now_us)));
 }
 
 void

@@ -5,8 +5,10 @@
  * Counted limits (sessions, sequences, hidden states) refuse what would pass them, with
  * a text that names tenant and limit and a time to try again. Rates refuse nothing that
  * has been sent: rows are held back by credit, so that the agent never sends what would
- * be too much; and the infer channel of a tenant in debt is not read until it is paid,
- * which takes time but waits for nothing else. The upload channel is always read.
+ * be too much. The infer channel of a tenant with a debt of bytes is not read until it is
+ * paid, and after a TRUNCATE not with a debt of rows, because what was cut off comes
+ * again within old credit; that takes time but waits for nothing else. The upload channel
+ * is always read.
  *
  * A sequence has two limits of rows: `granted`, by the content manager, and `limit`,
  * what the agent was told. They are the same until a rate is above its limit; then the
@@ -29,8 +31,11 @@ int session_tenant_admit(struct channel *ch, const struct frame_hello *h,
 bool session_tenant_open(struct session *s, struct session_seq *q,
                          const struct frame_open *o);
 
-/* A frame of so many bytes came on ch; after it was handled. */
-void session_tenant_frame(struct channel *ch, size_t bytes, int64_t now_us);
+/* A frame of this type and so many bytes came on ch; after it was handled. */
+void session_tenant_frame(struct channel *ch, int type, size_t bytes, int64_t now_us);
+
+/* Must the infer channel go on waiting for a debt to be paid? */
+bool session_tenant_must_wait(const struct channel *ch, int64_t now_us);
 
 /* Rows came for q. */
 void session_tenant_rows(struct session *s, struct session_seq *q, uint32_t pos,

@@ -186,15 +186,22 @@ tenant_took(struct tenant *t, int64_t rows, int64_t bytes, int64_t now_us)
         limits_bucket_take(&t->bytes, l->bytes_per_second, l->burst_us, bytes, now_us);
 }
 
-bool
-tenant_in_debt(struct tenant *t, int64_t now_us)
+static bool
+in_debt(struct limits_bucket *b, int64_t rate, int64_t burst_us, int64_t now_us)
 {
-    const struct limits *l = &t->limits;
+    return rate && limits_bucket_level(b, rate, burst_us, now_us) < 0;
+}
 
-    return (l->rows_per_second &&
-            limits_bucket_level(&t->rows, l->rows_per_second, l->burst_us, now_us) < 0) ||
-           (l->bytes_per_second &&
-            limits_bucket_level(&t->bytes, l->bytes_per_second, l->burst_us, now_us) < 0);
+bool
+tenant_rows_debt(struct tenant *t, int64_t now_us)
+{
+    return in_debt(&t->rows, t->limits.rows_per_second, t->limits.burst_us, now_us);
+}
+
+bool
+tenant_bytes_debt(struct tenant *t, int64_t now_us)
+{
+    return in_debt(&t->bytes, t->limits.bytes_per_second, t->limits.burst_us, now_us);
 }
 
 /* A part of the level for one of n sequences, in units; 0 while that is less than what

@@ -83,8 +83,9 @@ tenant_weight(const struct tenant *t)
 /* Charge what arrived. */
 void tenant_took(struct tenant *t, int64_t rows, int64_t bytes, int64_t now_us);
 
-/* Is one of its rates above its limit? Its requests should wait then. */
-bool tenant_in_debt(struct tenant *t, int64_t now_us);
+/* Has it taken more than its rate of rows, of bytes, allows? */
+bool tenant_rows_debt(struct tenant *t, int64_t now_us);
+bool tenant_bytes_debt(struct tenant *t, int64_t now_us);
 
 /* Rows of row_bytes each that one of its sequences may be granted beyond those that it
  * sent; 0: none now. UINT32_MAX without a rate. Comes in pieces that are worth a frame.

@@ -249,8 +249,8 @@ def rates(w):
     s.infer.send(cc.OPEN, {0: 1, 1: 2, 2: "f32", 3: 200})
     while s.infer.expect(cc.CREDIT)[1][1] != 2:
         pass
-    generate = {0: 1, 1: 2, 2: 2, 3: 0.0, 4: 0, 5: 1.0, 6: 1, 8: 0}
-    ids = b"".join((1 + i).to_bytes(4, "little") for i in range(100))
+    generate = {0: 1, 1: 2, 2: 1, 3: 0.0, 4: 0, 5: 1.0, 6: 1, 8: 0}
+    ids = b"".join((1 + i).to_bytes(4, "little") for i in range(190))
     s.infer.send(cc.GENERATE, generate, ids)
     kind, fields, _ = s.infer.expect(cc.ERROR, cc.TOKEN, cc.CREDIT)
     while kind == cc.CREDIT:

@@ -291,6 +291,35 @@ test_debt_pauses_requests_only(void **state)
     assert_int_equal(w.srv.n_sessions, 1);
 }
 
+/* What TRUNCATE cuts off may come again within old credit: TRUNCATE waits. */
+static void
+test_truncate_waits_for_rows(void **state)
+{
+    struct frame cut = { .type = FRAME_TRUNCATE }, ping = { .type = FRAME_PING };
+
+    (void)state;
+    reload("[tenant t]\nsan = tester\nrows_per_second = 20\nburst = 500ms\n");
+    assert_true(hello(0));
+    assert_int_equal(open_seq(0, 1, 100), 10);
+    send_rows(0, 1, 0, 10);
+    cut.u.truncate = (struct frame_truncate){ 1, 1, 1, 0 };
+    world_frame(&w, 0, &cut);
+    assert_false(w.channels[0].paused); /* nothing above the rate yet */
+    send_rows(0, 1, 0, 10);             /* of branch 0: dropped, but taken */
+    world_frame(&w, 0, &ping);
+    assert_false(w.channels[0].paused);
+    cut.u.truncate.branch = 2;
+    world_frame(&w, 0, &cut);
+    assert_true(w.channels[0].paused);
+    w.now_us += SECOND / 4;
+    server_resume(&w.srv, w.now_us);
+    assert_true(w.channels[0].paused);
+    w.now_us += SECOND / 2;
+    server_resume(&w.srv, w.now_us);
+    assert_false(w.channels[0].paused);
+    assert_int_equal(w.srv.n_sessions, 1);
+}
+
 /* Coming again does not pay a debt; when it is paid, nobody is remembered. */
 static void
 test_debt_outlives_sessions(void **state)
@@ -383,6 +412,7 @@ main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(test_debt_pauses_requests_only, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(test_truncate_waits_for_rows, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_debt_outlives_sessions, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_reload, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_token_withdrawn, set_up, tear_down),
