@@ -326,7 +326,7 @@ def reloads(w):
 
 def settings(w):
     """Every complaint is one line, at the start and by --check-config."""
-    base = [PROGRAM, "--check-config"]
+    base = [PROGRAM, "--check-config", "--set", "layer_from=2"]
     for setting in ("model=" + w.model, "ca=" + w.cloudd.cert("ca.crt"),
                     "cert=" + w.cloudd.cert("cloudd.crt"), "key=" + w.cloudd.cert("cloudd.key")):
         base += ["--set", setting]
@@ -338,7 +338,7 @@ def settings(w):
                        (["--set", "client_certs=optional"], "needs a tenants file")):
         done = subprocess.run(base + more, capture_output=True, text=True, timeout=60)
         assert done.returncode == 1 and done.stderr.count("\n") == 1 and \
-            done.stderr.startswith("cecollm-cloudd: ") and word in done.stderr, done
+            done.stderr.startswith("command line: ") and word in done.stderr, done
     done = subprocess.run(base + ["--set", "tenants=" + w.file], capture_output=True, timeout=60)
     assert done.returncode == 0, done
 
