@@ -49,12 +49,12 @@ class Tenants(Case):
         cls.tmp.cleanup()
         assert status == 0, "cloudd ended with %d" % status
 
-    def agent(self, *args, name="agent", prompt="Once upon a time"):
+    def agent(self, *args, name="agent", prompt="Once upon a time", quiet=True):
         cert = [word for option, end in (("--cert", ".crt"), ("--key", ".key"))
                 for word in (option, self.cloud.cert((name or "") + end))]
         command = [str(AGENT), "-m", self.model, "--cloud", "localhost:%d" % self.cloud.port,
                    "--ca", self.cloud.cert("ca.crt"), *(cert if name else []), "-p", prompt,
-                   "--raw", "--quiet", "--max-tokens", str(COUNT), "--threads", "1",
+                   "--raw", *(["--quiet"] if quiet else []), "--max-tokens", str(COUNT), "--threads", "1",
                    "--theta", "1", "--codec", "f32", "--color", "never", *args]
         return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=100)
 
@@ -118,7 +118,7 @@ class Tenants(Case):
                                        r"[12]\.\d s")
             timer = self.later(0.5, held.bye)
             begin = time.monotonic()
-            r = self.agent(*mode, name="b")
+            r = self.agent(*mode, name="b", quiet=False)
             timer.join()
             self.assertEqual(r.returncode, 0, r.stderr)
             self.assertEqual(r.stderr.count("max_seqs = 1 are open"), 1)
