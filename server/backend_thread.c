@@ -13,15 +13,14 @@
 #include "server/backend_thread.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <string.h>
 
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/memory.h"
-#include "engine/sampler.h"
 #include "engine/tokenizer.h"
 #include "server/content.h"
+#include "server/generate_pick.h"
 #include "server/metrics.h"
 #include "server/scheduler.h"
 #include "server/tenant.h"
@@ -55,8 +54,9 @@ struct backend_thread {
     struct head_result *results;     /* [n] */
     size_t *row_of;                  /* [n] first row of a run in the buffers */
 
-    _Atomic size_t seqs, rows, content_bytes, kv_bytes, runnable, step_rows;
-    _Atomic double step_cost_us[COST_N];
+    pthread_mutex_t figures_lock;
+    struct backend_thread_figures figures; /* as of the last turn */
+    uint32_t step_rows;                    /* that the last step could have had */
 };
 
 /* ---- hooks of the content manager ---- */
@@ -98,34 +98,13 @@ hook_kv_close(void *arg, int kv)
     backend_seq_close(t->config.backend, kv);
 }
 
-/* Sampling of GENERATE; the same function of (seed, position) as the agent's,
- * so that both give the same text. The agent's penalties are not on the wire. */
 static int32_t
 hook_pick(void *arg, const struct content_sampling *how, const struct head_result *r,
           const int32_t *ids, size_t n, bool *end)
 {
     struct backend_thread *t = arg;
-    int32_t id = r->argmax;
+    int32_t id = generate_pick(how, r, ids, n);
 
-    if (how->temperature > 0) {
-        int32_t top_ids[BACKEND_MAX_TOP];
-        float logits[BACKEND_MAX_TOP];
-        struct sampler_row row = { r->n_top, top_ids, logits, r->lse };
-        struct sampler_params p;
-        int i;
-
-        for (i = 0; i < r->n_top; i++) {
-            top_ids[i] = r->top[i].id;
-            logits[i] = r->top[i].logit;
-        }
-        sampler_params_init(&p);
-        p.temperature = how->temperature;
-        p.top_k = (int)how->top_k;
-        p.top_p = how->top_p;
-        p.min_p = how->min_p;
-        p.seed = how->seed;
-        id = sampler_pick(&p, &row, ids, n, 0, (uint32_t)n, NULL);
-    }
     *end = t->config.tokenizer && tokenizer_is_end_of_generation(t->config.tokenizer, id);
     return id;
 }
@@ -137,6 +116,35 @@ hook_answered(void *arg, int64_t asked_us, int64_t ready_us, int64_t start_us,
     struct backend_thread *t = arg;
 
     metrics_answered(t->config.metrics, asked_us, ready_us, start_us, now_us);
+}
+
+static uint64_t
+hook_tenant(void *arg, uint64_t session, uint32_t *weight)
+{
+    const struct session_link *link = (const struct session_link *)(uintptr_t)session;
+
+    (void)arg;
+    *weight = tenant_weight(link->tenant);
+    return link->tenant->number;
+}
+
+static void
+hook_charged(void *arg, uint64_t session, int64_t kv, int64_t rows)
+{
+    const struct session_link *link = (const struct session_link *)(uintptr_t)session;
+
+    (void)arg;
+    usage_add(link->usage, USAGE_KV_BYTES, kv);
+    usage_add(link->usage, USAGE_STATE_BYTES, rows);
+}
+
+static void
+hook_evicted(void *arg, uint64_t session, enum content_eviction why)
+{
+    struct backend_thread *t = arg;
+    const struct session_link *link = (const struct session_link *)(uintptr_t)session;
+
+    metrics_evicted(t->config.metrics, link->usage, why);
 }
 
 /* ---- one step ---- */
@@ -187,7 +195,7 @@ step_plan(struct backend_thread *t)
     t->idle = plan.rows == 0;
     t->eager = plan.eager;
     if (plan.rows)
-        atomic_store_explicit(&t->step_rows, plan.budget, memory_order_relaxed);
+        t->step_rows = plan.budget;
     if (plan.n_expired) /* the same ones, by the same clock */
         content_expire(t->content, now_us);
     for (i = 0; i < n; i++) {
@@ -414,19 +422,35 @@ handle(struct backend_thread *t, struct work_msg *w)
 static void
 publish(struct backend_thread *t)
 {
-    const struct cost_model *cost = scheduler_cost(t->scheduler);
-    int i;
+    const struct content *c = t->content;
+    struct backend_thread_figures f = {
+        .seqs = content_n_seqs(c),
+        .rows = content_rows(c),
+        .content_bytes = content_bytes(c),
+        .kv_bytes = backend_kv_bytes(t->config.backend, -1),
+        .runnable = content_n_runnable(c),
+        .wants = content_n_wants(c),
+        .row_bytes = content_row_bytes(c),
+        .kv_promised = content_kv_bytes(c),
+        .step_rows = t->step_rows,
+    };
 
-    for (i = 0; i < COST_N; i++)
-        atomic_store_explicit(&t->step_cost_us[i], cost->us[i], memory_order_relaxed);
-    atomic_store_explicit(&t->runnable, content_n_runnable(t->content),
-                          memory_order_relaxed);
-    atomic_store_explicit(&t->seqs, content_n_seqs(t->content), memory_order_relaxed);
-    atomic_store_explicit(&t->rows, content_rows(t->content), memory_order_relaxed);
-    atomic_store_explicit(&t->content_bytes, content_bytes(t->content),
-                          memory_order_relaxed);
-    atomic_store_explicit(&t->kv_bytes, backend_kv_bytes(t->config.backend, -1),
-                          memory_order_relaxed);
+    memcpy(f.step_cost_us, scheduler_cost(t->scheduler)->us, sizeof(f.step_cost_us));
+    pthread_mutex_lock(&t->figures_lock);
+    t->figures = f;
+    pthread_mutex_unlock(&t->figures_lock);
+}
+
+/* Memory for those that wait for it. Returns when to look again, at most deadline_us. */
+static int64_t
+settle(struct backend_thread *t, int64_t deadline_us)
+{
+    bool waited = content_n_wants(t->content) > 0;
+    int64_t again_us = content_settle(t->content, clock_us());
+
+    if (waited)
+        t->idle = false; /* there may be something to compute now */
+    return again_us < deadline_us ? again_us : deadline_us;
 }
 
 static void *
@@ -438,6 +462,7 @@ thread_main(void *arg)
     while (!t->stopping) {
         int64_t deadline_us = content_expire(t->content, clock_us());
 
+        deadline_us = settle(t, deadline_us);
         publish(t);
         if (content_n_runnable(t->content) > 0 && !t->idle) {
             m = mailbox_take_all(t->work);
@@ -454,6 +479,7 @@ thread_main(void *arg)
             next = m->next;
             handle(t, (struct work_msg *)m);
         }
+        (void)settle(t, INT64_MAX);
         if (!t->stopping && content_n_runnable(t->content) > 0)
             step(t);
     }
@@ -484,6 +510,7 @@ thread_free(struct backend_thread *t)
     mem_free(t->tokens);
     mem_free(t->results);
     mem_free(t->row_of);
+    pthread_mutex_destroy(&t->figures_lock);
     mem_free(t);
 }
 
@@ -517,14 +544,18 @@ backend_thread_start(struct backend_thread **out,
                                  .n_ctx = (uint32_t)info->n_ctx,
                                  .window = config->window,
                                  .n_layers = info->n_layers,
-                                 .eager = config->eager };
+                                 .eager = config->eager,
+                                 .kv_page_bytes = info->kv_page_bytes,
+                                 .kv_budget = info->kv_budget_bytes,
+                                 .states_budget = config->states_budget,
+                                 .seq_idle_us = config->seq_idle_us };
     struct scheduler_config sc = { .step_budget_us = config->step_budget_us,
                                    .max_rows = config->step_rows,
                                    .max_items = config->max_seqs };
-    struct content_hooks hooks = { NULL,          hook_reply,
-                                   hook_kv_open,  hook_kv_truncate,
-                                   hook_kv_close, hook_pick,
-                                   hook_answered };
+    struct content_hooks hooks = {
+        NULL,      hook_reply,    hook_kv_open, hook_kv_truncate, hook_kv_close,
+        hook_pick, hook_answered, hook_tenant,  hook_charged,     hook_evicted
+    };
     struct backend_thread *t = mem_array_alloc(1, sizeof(*t));
     int rc;
 
@@ -532,6 +563,7 @@ backend_thread_start(struct backend_thread **out,
     if (!t)
         return err_set(err, CE_ENOMEM, "backend thread: no memory");
     t->config = *config;
+    pthread_mutex_init(&t->figures_lock, NULL);
     t->replies = replies;
     t->stop.kind = WORK_STOP;
     hooks.arg = t;
@@ -576,15 +608,7 @@ backend_thread_stop(struct backend_thread *t)
 void
 backend_thread_figures(struct backend_thread *t, struct backend_thread_figures *out)
 {
-    int i;
-
-    for (i = 0; i < COST_N; i++)
-        out->step_cost_us[i] =
-            atomic_load_explicit(&t->step_cost_us[i], memory_order_relaxed);
-    out->runnable = atomic_load_explicit(&t->runnable, memory_order_relaxed);
-    out->step_rows = atomic_load_explicit(&t->step_rows, memory_order_relaxed);
-    out->seqs = atomic_load_explicit(&t->seqs, memory_order_relaxed);
-    out->rows = atomic_load_explicit(&t->rows, memory_order_relaxed);
-    out->content_bytes = atomic_load_explicit(&t->content_bytes, memory_order_relaxed);
-    out->kv_bytes = atomic_load_explicit(&t->kv_bytes, memory_order_relaxed);
+    pthread_mutex_lock(&t->figures_lock);
+    *out = t->figures;
+    pthread_mutex_unlock(&t->figures_lock);
 }

@@ -29,6 +29,8 @@ struct backend_thread_config {
     int64_t step_budget_us;            /* time of a step; 0: step_rows alone counts */
     enum content_eager eager;
     uint32_t max_seqs;       /* in all */
+    size_t states_budget;    /* bytes of rows waiting; 0: no limit */
+    int64_t seq_idle_us;     /* silent sequences end; 0: never */
     struct metrics *metrics; /* borrowed, outlives the thread; NULL: none */
 };
 
@@ -49,6 +51,9 @@ void backend_thread_stop(struct backend_thread *t);
 struct backend_thread_figures {
     size_t seqs, rows, content_bytes, kv_bytes;
     size_t runnable;             /* sequences with something to compute */
+    size_t wants;                /* sequences that wait for memory */
+    size_t row_bytes;            /* of hidden states waiting */
+    size_t kv_promised;          /* bytes of KV pages, used or kept for an answer */
     size_t step_rows;            /* that the last step could have had */
     double step_cost_us[COST_N]; /* learnt: of a step, a row, a position */
 };

@@ -158,6 +158,8 @@ start_compute(struct cloudd *c, struct err *err)
                                         .step_budget_us = conf->step_budget_ms * 1000,
                                         .eager = (enum content_eager)conf->eager,
                                         .max_seqs = (uint32_t)conf->max_seqs,
+                                        .states_budget = (size_t)conf->states_budget,
+                                        .seq_idle_us = conf->seq_idle_timeout_us,
                                         .metrics = &c->metrics };
     int rc;
 
@@ -337,6 +339,10 @@ look(void *arg, struct metrics_view *v)
     v->content_bytes = f.content_bytes;
     v->runnable = f.runnable;
     v->step_rows = f.step_rows;
+    v->wants = f.wants;
+    v->row_bytes = f.row_bytes;
+    v->states_budget = (size_t)conf->states_budget;
+    v->kv_promised = f.kv_promised;
     memcpy(v->step_cost_us, f.step_cost_us, sizeof(v->step_cost_us));
     v->kv_bytes = f.kv_bytes;
     v->kv_page_bytes = c->info.kv_page_bytes;

@@ -98,6 +98,8 @@ content_new(struct content **out, const struct content_config *config,
     content_list_init(&c->all);
     content_list_init(&c->ready);
     content_list_init(&c->waiting);
+    content_list_init(&c->wants);
+    content_list_init(&c->held);
     *out = c;
     return 0;
 }
@@ -116,7 +118,7 @@ static void
 seq_free(struct content *c, struct content_seq *s)
 {
     content_rows_drop_from(c, s, 0);
-    content_rows_drop_parked(c, s);
+    content_rows_drop_parked(c, s, 0);
     gen_free(c, s);
     if (s->kv >= 0)
         c->hooks.kv_close(c->hooks.arg, s->kv);
@@ -125,6 +127,7 @@ seq_free(struct content *c, struct content_seq *s)
     content_list_remove(&s->ready);
     content_list_remove(&s->waiting);
     content_list_remove(&s->all);
+    content_memory_free(c, s);
     table_remove(c, s);
     c->n_seqs--;
     c->bytes -= sizeof(*s);
@@ -193,13 +196,17 @@ content_open(struct content *c, uint64_t session, const struct frame_open *f,
         return;
     }
     rc = c->hooks.kv_open(c->hooks.arg, &s->kv, &err);
+    s->session = session;
+    if (rc == 0 && content_tenant_join(c, s) < 0) {
+        c->hooks.kv_close(c->hooks.arg, s->kv);
+        rc = CE_ENOMEM;
+    }
     if (rc < 0) {
         mem_free(s);
         reply_error(c, session, f->seq, CE_EQUOTA, 1000,
                     "OPEN: the server has no room for another sequence");
         return;
     }
-    s->session = session;
     s->seq = f->seq;
     s->epoch = f->epoch;
     s->codec = codec;
@@ -209,7 +216,10 @@ content_open(struct content *c, uint64_t session, const struct frame_open *f,
     s->keep_kv = f->keep_kv;
     content_list_init(&s->ready);
     content_list_init(&s->waiting);
+    content_list_init(&s->wants);
+    content_list_init(&s->held);
     content_list_add(&c->all, &s->all);
+    s->seen_us = s->progress_us = now_us;
     c->n_seqs++;
     c->bytes += sizeof(*s);
     table_put(c, s);
@@ -320,8 +330,9 @@ content_infer(struct content *c, uint64_t session, const struct frame_infer *f,
         return;
     if (f->branch < s->branch && f->pos >= content_live_below(s, f->branch))
         return;
-    if (infer_refused(c, s, f))
+    if (infer_refused(c, s, f) || content_memory_too_much(c, s, f->pos + 1))
         return;
+    content_memory_used(c, s, now_us);
     if (f->pos < s->consumed) /* computed unasked, and the state is gone: once more */
         content_lost(c, session, f->seq, f->pos, now_us);
     p = &s->pending[s->n_pending++];
@@ -337,9 +348,8 @@ content_infer(struct content *c, uint64_t session, const struct frame_infer *f,
     content_refresh(c, s, now_us);
 }
 
-/* Everything from pos on is forgotten: rows, KV. */
-static void
-forget_from(struct content *c, struct content_seq *s, uint32_t pos)
+void
+content_forget_from(struct content *c, struct content_seq *s, uint32_t pos)
 {
     content_rows_drop_from(c, s, pos);
     if (s->next > pos)
@@ -369,7 +379,14 @@ content_truncate(struct content *c, uint64_t session, const struct frame_truncat
         s->n_pending--;
     if (s->answered > f->pos)
         s->answered = f->pos;
-    forget_from(c, s, f->pos);
+    if (s->gap_branch >= s->branch) { /* some of the new branch's rows were dropped */
+        s->lost = true;
+        s->begs = s->n_pending == 0;
+    } else if (f->pos <= s->next) { /* what is lost comes again, under the new branch */
+        s->lost = s->begs = false;
+    }
+    content_forget_from(c, s, f->pos);
+    content_memory_used(c, s, now_us);
     if (content_rows_unpark(c, s, now_us))
         content_refresh(c, s, now_us);
 }
@@ -388,6 +405,7 @@ content_cancel(struct content *c, uint64_t session, const struct frame_cancel *f
             pending_remove(s, i);
             break;
         }
+    content_memory_used(c, s, now_us);
     content_refresh(c, s, now_us);
 }
 
@@ -403,7 +421,9 @@ content_lost(struct content *c, uint64_t session, uint32_t seq, uint32_t pos,
         return;
     if (pos > s->next)
         pos = s->next;
-    forget_from(c, s, pos);
+    content_forget_from(c, s, pos);
+    content_rows_drop_parked(c, s, pos); /* their id is too low now */
+    s->lost = s->begs = false;
     s->id++;
     s->need_at[s->id % CONTENT_HISTORY] = pos;
     s->limit = s->max_pos - s->consumed > window ? s->consumed + window : s->max_pos;
@@ -460,6 +480,7 @@ content_generate(struct content *c, uint64_t session, const struct frame_generat
     g->deadline_us = f->deadline_ms ? now_us + (int64_t)f->deadline_ms * 1000 : INT64_MAX;
     s->gen = g;
     s->generated = true;
+    content_memory_used(c, s, now_us);
     c->bytes += sizeof(*g) + cap * sizeof(int32_t);
     for (i = 0; i < f->n_ids; i++) {
         uint32_t id = frame_id_at(f, i);

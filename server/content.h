@@ -19,6 +19,9 @@
  * again. Rows are freed as soon as they are computed, everything else of a
  * sequence when it ends.
  *
+ * Memory: pages and rows have budgets; content_memory.c says who goes when they are
+ * full, and that everybody is answered all the same.
+ *
  * Whatever a peer sends ends at worst its own sequence: an ERROR frame goes to
  * the reply hook and the sequence is gone. No memory does the same.
  *
@@ -64,6 +67,18 @@ struct content_config {
     uint32_t window; /* most rows that may wait, >= CONTENT_MIN_WINDOW */
     int n_layers;    /* sequences run layer_from .. n_layers */
     enum content_eager eager;
+    size_t kv_page_bytes; /* of one block's page of BACKEND_PAGE positions */
+    size_t kv_budget;     /* most bytes of pages; 0: no limit */
+    size_t states_budget; /* most bytes of rows waiting and parked; 0: no limit */
+    int64_t seq_idle_us;  /* a sequence that is silent for so long ends; 0: never */
+};
+
+/* Why something of a sequence was given up; it comes back by NEED. */
+enum content_eviction {
+    CONTENT_EVICTED_IDLE,    /* pages of one that had asked for nothing */
+    CONTENT_EVICTED_WAITING, /* of one that waited itself, or whose rows did not come */
+    CONTENT_EVICTED_ROWS,    /* rows, for want of room for rows */
+    CONTENT_N_EVICTIONS,
 };
 
 /* How GENERATE wants its tokens. */
@@ -91,6 +106,12 @@ struct content_hooks {
      * its rows were there, when its step began and ended. May be NULL. */
     void (*answered)(void *arg, int64_t asked_us, int64_t ready_us, int64_t start_us,
                      int64_t now_us);
+    /* Who pays for a session, and its weight, 1 or more. NULL: all are one. */
+    uint64_t (*tenant)(void *arg, uint64_t session, uint32_t *weight);
+    /* Bytes of pages and of rows charged to a session, or given back. May be NULL. */
+    void (*charged)(void *arg, uint64_t session, int64_t kv, int64_t rows);
+    /* Something of a sequence was given up. May be NULL. */
+    void (*evicted)(void *arg, uint64_t session, enum content_eviction why);
 };
 
 int content_new(struct content **out, const struct content_config *config,
@@ -121,8 +142,14 @@ void content_session_gone(struct content *c, uint64_t session);
 void content_lost(struct content *c, uint64_t session, uint32_t seq, uint32_t pos,
                   int64_t now_us);
 
-/* End what is past its deadline. Returns the next deadline, or INT64_MAX. */
+/* End what is past its deadline, or silent too long. Returns the next deadline, or
+ * INT64_MAX. */
 int64_t content_expire(struct content *c, int64_t now_us);
+
+/* Find memory for those that wait for it, by evicting others. To be called after frames
+ * and after runs, before content_runnable. Returns when to call again, if nothing
+ * happens before; INT64_MAX when nobody waits. */
+int64_t content_settle(struct content *c, int64_t now_us);
 
 /* ---- work out ---- */
 
@@ -176,5 +203,8 @@ void content_run_failed(struct content *c, const struct content_run *run, int co
 size_t content_bytes(const struct content *c); /* everything held */
 size_t content_rows(const struct content *c);  /* waiting and parked */
 size_t content_n_seqs(const struct content *c);
+size_t content_n_wants(const struct content *c);   /* sequences waiting for memory */
+size_t content_kv_bytes(const struct content *c);  /* of pages used or promised */
+size_t content_row_bytes(const struct content *c); /* of rows, within content_bytes */
 
 #endif

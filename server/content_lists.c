@@ -56,11 +56,14 @@ seq_deadline(const struct content_seq *s)
 void
 content_refresh(struct content *c, struct content_seq *s, int64_t now_us)
 {
-    bool eager;
-    bool runnable = content_goal(c, s, &eager) > s->consumed;
-    bool waits = seq_deadline(s) != INT64_MAX;
+    bool eager, runnable, waits = seq_deadline(s) != INT64_MAX;
+    uint32_t wanted;
     int i;
 
+    s->hurry = content_memory_pressed(c);
+    wanted = content_wanted(c, s, &eager);
+    content_memory_refresh(c, s, wanted, eager && wanted > s->consumed);
+    runnable = content_goal(c, s, &eager) > s->consumed;
     for (i = 0; i < s->n_pending; i++)
         if (s->pending[i].pos >= s->next)
             s->pending[i].ready_us = 0;
@@ -87,6 +90,27 @@ content_refresh(struct content *c, struct content_seq *s, int64_t now_us)
     }
 }
 
+/* The sequences that nothing was heard of for too long, the first ones of `all`.
+ * What waits for an answer is not silent. */
+static int64_t
+expire_silent(struct content *c, int64_t now_us, int64_t earliest)
+{
+    while (c->config.seq_idle_us > 0 && content_list_linked(&c->all)) {
+        struct content_seq *s = CONTENT_SEQ_OF(c->all.next, all);
+        int64_t end_us = s->seen_us + c->config.seq_idle_us;
+
+        if (end_us > now_us)
+            return end_us < earliest ? end_us : earliest;
+        if (s->n_pending || s->gen)
+            content_memory_used(c, s, now_us);
+        else
+            content_seq_fail(c, s, CE_ETIMEOUT, 0,
+                             "nothing came for this sequence for %lld s",
+                             (long long)(c->config.seq_idle_us / 1000000));
+    }
+    return earliest;
+}
+
 int64_t
 content_expire(struct content *c, int64_t now_us)
 {
@@ -108,7 +132,7 @@ content_expire(struct content *c, int64_t now_us)
         else if (deadline < earliest)
             earliest = deadline;
     }
-    return earliest;
+    return expire_silent(c, now_us, earliest);
 }
 
 /* ---- figures ---- */

@@ -44,19 +44,33 @@ content_chunk_free(struct content_chunk *chunk)
     mem_free(chunk);
 }
 
-static void
-chunk_account(struct content *c, const struct content_chunk *k)
+static size_t
+chunk_bytes(const struct content_chunk *k)
 {
-    c->bytes += sizeof(*k) + k->size;
+    return sizeof(*k) + k->size;
+}
+
+static void
+chunk_account(struct content *c, struct content_seq *s, const struct content_chunk *k)
+{
+    c->bytes += chunk_bytes(k);
     c->rows += k->n;
+    content_charge(c, s, 0, (int64_t)chunk_bytes(k));
+}
+
+static void
+chunk_discount(struct content *c, struct content_seq *s, const struct content_chunk *k)
+{
+    c->bytes -= chunk_bytes(k);
+    c->rows -= k->n;
+    content_charge(c, s, 0, -(int64_t)chunk_bytes(k));
 }
 
 /* Give an accounted chunk back. */
 static void
-chunk_release(struct content *c, struct content_chunk *k)
+chunk_release(struct content *c, struct content_seq *s, struct content_chunk *k)
 {
-    c->bytes -= sizeof(*k) + k->size;
-    c->rows -= k->n;
+    chunk_discount(c, s, k);
     mem_free(k);
 }
 
@@ -97,7 +111,7 @@ content_rows_drop_from(struct content *c, struct content_seq *s, uint32_t pos)
     while (k) {
         struct content_chunk *next = k->next;
 
-        chunk_release(c, k);
+        chunk_release(c, s, k);
         k = next;
     }
 }
@@ -120,22 +134,27 @@ content_rows_consume(struct content *c, struct content_seq *s, uint32_t n)
             s->first = k->next;
             if (!s->first)
                 s->last = NULL;
-            chunk_release(c, k);
+            chunk_release(c, s, k);
         }
     }
 }
 
 void
-content_rows_drop_parked(struct content *c, struct content_seq *s)
+content_rows_drop_parked(struct content *c, struct content_seq *s, uint32_t from)
 {
-    while (s->parked) {
-        struct content_chunk *next = s->parked->next;
+    struct content_chunk **at = &s->parked, *k;
 
-        chunk_release(c, s->parked);
-        s->parked = next;
-    }
     s->parked_last = NULL;
-    s->n_parked = 0;
+    while ((k = *at) != NULL) {
+        if (k->pos < from) {
+            s->parked_last = k;
+            at = &k->next;
+            continue;
+        }
+        *at = k->next;
+        s->n_parked -= k->n;
+        chunk_release(c, s, k);
+    }
 }
 
 int
@@ -156,22 +175,35 @@ content_rows_decode(const struct content *c, const struct content_seq *s, uint32
     return 0;
 }
 
-/* Keep for later. The rows are accounted. */
+/* Keep for later, or not: then the branch begins with NEED. */
 static void
-park(struct content *c, struct content_seq *s, struct content_chunk *k)
+park(struct content *c, struct content_seq *s, struct content_chunk *k, int64_t now_us)
 {
+    if (s->lost || k->n > c->config.window - s->n_parked ||
+        !content_memory_rows(c, s, chunk_bytes(k), now_us)) {
+        if (s->gap_branch < k->branch)
+            s->gap_branch = k->branch;
+        mem_free(k);
+        return;
+    }
     k->next = NULL;
-    chunk_account(c, k);
+    chunk_account(c, s, k);
     if (s->parked_last)
         s->parked_last->next = k;
     else
         s->parked = k;
     s->parked_last = k;
     s->n_parked += k->n;
-    if (s->n_parked > c->config.window)
-        content_seq_fail(c, s, CE_EQUOTA, 0,
-                         "STATES: more than %u rows of branches not yet announced",
-                         c->config.window);
+}
+
+/* NEED will ask for them. */
+static void
+drop(struct content_seq *s, struct content_chunk *k)
+{
+    s->lost = true;
+    if (s->n_pending == 0 && k->pos + k->n >= s->limit && s->limit < s->max_pos)
+        s->begs = true;
+    mem_free(k);
 }
 
 /* Take a chunk (not accounted) of a branch that is known. May end s. */
@@ -187,6 +219,10 @@ arrive(struct content *c, struct content_seq *s, struct content_chunk *k, int64_
         below = replayed;
     if (k->pos >= below) {
         mem_free(k);
+        return;
+    }
+    if (s->lost) {
+        drop(s, k);
         return;
     }
     if (k->pos > s->next) {
@@ -208,6 +244,10 @@ arrive(struct content *c, struct content_seq *s, struct content_chunk *k, int64_
         content_lost(c, s->session, s->seq, s->next, now_us);
         return;
     }
+    if (!content_memory_rows(c, s, chunk_bytes(k), now_us)) {
+        drop(s, k);
+        return;
+    }
     skip = s->next - k->pos;
     k->pos += skip;
     k->n -= skip;
@@ -219,7 +259,7 @@ arrive(struct content *c, struct content_seq *s, struct content_chunk *k, int64_
         s->first = k;
     s->last = k;
     s->next += k->n;
-    chunk_account(c, k);
+    chunk_account(c, s, k);
 }
 
 bool
@@ -235,8 +275,7 @@ content_rows_unpark(struct content *c, struct content_seq *s, int64_t now_us)
         if (k->branch <= s->branch) {
             *at = k->next;
             s->n_parked -= k->n;
-            c->bytes -= sizeof(*k) + k->size;
-            c->rows -= k->n;
+            chunk_discount(c, s, k);
             *due_end = k;
             due_end = &k->next;
         } else {
@@ -277,8 +316,9 @@ content_states(struct content *c, uint64_t session, struct content_chunk *chunk,
                          "STATES: not within what was opened and granted");
         return;
     }
+    content_memory_used(c, s, now_us);
     if (chunk->branch > s->branch)
-        park(c, s, chunk);
+        park(c, s, chunk, now_us);
     else
         arrive(c, s, chunk, now_us);
     s = content_seq_find(c, session, number);

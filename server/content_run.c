@@ -42,7 +42,7 @@ eager_goal(const struct content *c, const struct content_seq *s)
 }
 
 uint32_t
-content_goal(const struct content *c, const struct content_seq *s, bool *eager)
+content_wanted(const struct content *c, const struct content_seq *s, bool *eager)
 {
     uint32_t window = c->config.window;
     uint32_t goal = s->consumed, first = 0;
@@ -62,13 +62,21 @@ content_goal(const struct content *c, const struct content_seq *s, bool *eager)
     }
     if (goal > s->consumed)
         return goal;
-    if (s->next - s->consumed < window - window / 4) {
+    if (s->next - s->consumed < window - window / 4 && !(s->n_pending && s->hurry)) {
         *eager = true;
         return eager_goal(c, s);
     }
     /* Full, and nothing can be answered. Rows below a pending INFER can all be
      * computed; otherwise half a window stays for an INFER that is on its way. */
     return s->n_pending ? s->next : s->next - window / 2;
+}
+
+uint32_t
+content_goal(const struct content *c, const struct content_seq *s, bool *eager)
+{
+    uint32_t wanted = content_wanted(c, s, eager);
+
+    return wanted < s->promised ? wanted : s->promised;
 }
 
 static void
@@ -208,6 +216,8 @@ infer_done(struct content *c, const struct content_run *run,
             drop_branch(s, p.branch);
     }
     content_grant(c, s, false);
+    if (answered)
+        content_memory_answered(s, now_us);
     if (answered && !s->keep_kv) {
         content_rows_drop_from(c, s, 0);
         s->consumed = s->next = s->answered = 0;
@@ -256,7 +266,8 @@ content_run_done(struct content *c, const struct content_run *run,
         generate_done(c, run, results, start_us, now_us);
     else
         infer_done(c, run, results, start_us, now_us);
-    run->seq->since_us = now_us;
+    run->seq->since_us = run->seq->progress_us = now_us;
+    content_memory_used(c, run->seq, now_us);
     content_refresh(c, run->seq, now_us);
 }
 

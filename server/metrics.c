@@ -156,6 +156,26 @@ metrics_step(struct metrics *m, size_t n_rows, int64_t took_us)
     metrics_add(m, METRICS_ROWS, (int64_t)n_rows);
 }
 
+const char *
+metrics_eviction_name(enum content_eviction why)
+{
+    static const char *const names[CONTENT_N_EVICTIONS] = {
+        [CONTENT_EVICTED_IDLE] = "idle",
+        [CONTENT_EVICTED_WAITING] = "waiting",
+        [CONTENT_EVICTED_ROWS] = "hidden_states",
+    };
+
+    return names[why];
+}
+
+void
+metrics_evicted(struct metrics *m, struct tenant_usage *t, enum content_eviction why)
+{
+    usage_add(t, USAGE_EVICTIONS, 1);
+    if (m)
+        add(&m->evictions[why], 1);
+}
+
 void
 metrics_turn(struct metrics *m, int64_t now_us)
 {

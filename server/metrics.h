@@ -20,6 +20,7 @@
 #include "common/bytebuf.h"
 #include "common/counters.h"
 #include "common/error.h"
+#include "server/content.h"
 #include "server/histogram.h"
 #include "server/usage.h"
 
@@ -59,6 +60,7 @@ struct metrics {
     _Atomic int64_t
         refusals[METRICS_N_REFUSALS]; /* by -code, then enum metrics_refusal */
     _Atomic int64_t frames_in[METRICS_MAX_FRAME], frames_out[METRICS_MAX_FRAME];
+    _Atomic int64_t evictions[CONTENT_N_EVICTIONS];
     struct usage usage;
     /* When the backend thread's present turn began; 0 while it waits for work. A turn
      * is at most one step and the messages before it. */
@@ -99,6 +101,11 @@ void metrics_answered(struct metrics *m, int64_t asked_us, int64_t ready_us,
 /* A step ended well. */
 void metrics_step(struct metrics *m, size_t n_rows, int64_t took_us);
 
+/* Something of a sequence was given up for others. */
+void metrics_evicted(struct metrics *m, struct tenant_usage *t,
+                     enum content_eviction why);
+const char *metrics_eviction_name(enum content_eviction why); /* a label */
+
 /* The backend thread begins a turn, or (0) waits. */
 void metrics_turn(struct metrics *m, int64_t now_us);
 
@@ -115,8 +122,11 @@ struct metrics_view {
     uint32_t connections, sessions, paused;
     uint32_t max_connections, max_sessions, max_seqs;
     size_t seqs, rows, content_bytes;
-    size_t runnable;        /* sequences with something to compute */
-    size_t step_rows;       /* that the last step could have had */
+    size_t runnable;                 /* sequences with something to compute */
+    size_t wants;                    /* sequences that wait for memory */
+    size_t row_bytes, states_budget; /* of hidden states waiting */
+    size_t kv_promised;              /* bytes of pages, used or kept for an answer */
+    size_t step_rows;                /* that the last step could have had */
     double step_cost_us[3]; /* learnt: of a step, a row, a position looked back to */
     size_t kv_bytes, kv_page_bytes, kv_budget; /* budget 0: none */
     size_t weight_bytes;

@@ -40,6 +40,19 @@ put_held(const struct metrics_view *v, struct bytebuf *out)
         { "cecollm_kv_bytes", "Bytes of KV pages in use.", v->kv_bytes },
         { "cecollm_kv_pages", "KV pages in use.",
           v->kv_page_bytes ? v->kv_bytes / v->kv_page_bytes : 0 },
+        { "cecollm_kv_free_pages",
+          "KV pages that nobody has or is promised, within kv_budget.",
+          v->kv_page_bytes && v->kv_budget > v->kv_promised
+              ? (v->kv_budget - v->kv_promised) / v->kv_page_bytes
+              : 0 },
+        { "cecollm_kv_promised_bytes", "Bytes of KV pages in use or kept for an answer.",
+          v->kv_promised },
+        { "cecollm_memory_waiting_sequences", "Sequences that wait for memory.",
+          v->wants },
+        { "cecollm_waiting_state_bytes", "Bytes of hidden states waiting to be computed.",
+          v->row_bytes },
+        { "cecollm_waiting_state_limit_bytes", "Setting states_budget; 0: no limit.",
+          v->states_budget },
         { "cecollm_kv_limit_bytes", "Setting kv_budget; 0: no limit.", v->kv_budget },
         { "cecollm_weight_bytes", "Bytes of packed weights.", v->weight_bytes },
         { "cecollm_draining", "1 while the server stops.", v->draining },
@@ -108,6 +121,20 @@ put_refusals(const struct metrics *m, struct bytebuf *out)
 }
 
 static void
+put_evictions(const struct metrics *m, struct bytebuf *out)
+{
+    int i;
+
+    exposition_family(out, "cecollm_evictions_total", "counter",
+                      "Times that a sequence's pages or hidden states were given up for "
+                      "others; it gets them back by NEED.");
+    for (i = 0; i < CONTENT_N_EVICTIONS; i++)
+        exposition_int(out, "cecollm_evictions_total", "reason",
+                       metrics_eviction_name((enum content_eviction)i),
+                       atomic_load_explicit(&m->evictions[i], memory_order_relaxed));
+}
+
+static void
 put_tenants(const struct metrics *m, struct bytebuf *out)
 {
     static const struct {
@@ -115,6 +142,12 @@ put_tenants(const struct metrics *m, struct bytebuf *out)
     } families[USAGE_N] = {
         [USAGE_SESSIONS] = { "cecollm_tenant_sessions", "Sessions open." },
         [USAGE_SEQUENCES] = { "cecollm_tenant_sequences", "Sequences open." },
+        [USAGE_KV_BYTES] = { "cecollm_tenant_kv_bytes",
+                             "Bytes of KV pages in use or kept for an answer." },
+        [USAGE_STATE_BYTES] = { "cecollm_tenant_hidden_state_bytes",
+                                "Bytes of hidden states waiting." },
+        [USAGE_EVICTIONS] = { "cecollm_tenant_evictions_total",
+                              "Times that pages or hidden states were given up." },
         [USAGE_REQUESTS] = { "cecollm_tenant_requests_total", "Requests received." },
         [USAGE_TOKENS] = { "cecollm_tenant_tokens_total", "Tokens sent." },
         [USAGE_ROWS] = { "cecollm_tenant_rows_total", "Rows computed." },
@@ -201,6 +234,7 @@ metrics_page(const struct metrics *m, const struct metrics_view *v, struct byteb
     put_cost(v, out);
     counters_render(m->counts, METRICS_N, "cecollm_", out);
     put_refusals(m, out);
+    put_evictions(m, out);
     put_by_type("cecollm_frames_received_total", "Frames received.", m->frames_in, out);
     put_by_type("cecollm_frames_sent_total", "Frames sent.", m->frames_out, out);
     exposition_histogram(out, "cecollm_queue_seconds",

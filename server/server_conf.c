@@ -106,8 +106,10 @@ static const struct conffile_key keys[] = {
     { "n_ctx", CONFFILE_INT, FIELD(n_ctx), "0", .min = 0, .max = 1048576,
       .help = "Most positions of a sequence. 0: the model's own." },
     { "kv_budget", CONFFILE_SIZE, FIELD(kv_budget), "4G",
-      .help = "Memory for KV caches in all. A sequence that needs more than is left ends "
-              "with an error that says so. 0: no limit." },
+      .help = "Memory for KV caches in all. When it is full, sequences that ask for "
+              "nothing lose theirs, and their agents send the hidden states again when "
+              "they next ask. A sequence that alone needs more ends with an error that "
+              "says so. 0: no limit." },
     { "max_seqs", CONFFILE_INT, FIELD(max_seqs), "256", .min = 1, .max = 65536,
       .help = "Open sequences in all." },
     { "max_seqs_per_session", CONFFILE_INT, FIELD(max_seqs_per_session), "16",
@@ -117,6 +119,14 @@ static const struct conffile_key keys[] = {
       .min = CONTENT_MIN_WINDOW, .max = 65536,
       .help = "Hidden states (rows) of one sequence that may wait to be computed; agents "
               "are granted so many ahead." },
+    { "states_budget", CONFFILE_SIZE, FIELD(states_budget), "1G", .min = 1 << 20,
+      .max = (int64_t)1 << 44,
+      .help = "Memory for hidden states of all sequences that wait to be computed. When it "
+              "is full, those of sequences that ask for nothing are dropped, and their "
+              "agents send them again when they next ask." },
+    { "seq_idle_timeout", CONFFILE_DURATION, FIELD(seq_idle_timeout_us), "1h",
+      .min = 1e6, .max = 30 * 86400e6,
+      .help = "A sequence ends when nothing comes for it for so long." },
     { "step_budget_ms", CONFFILE_INT, FIELD(step_budget_ms), "50", .min = 0, .max = 60000,
       .help = "Milliseconds that one step of computing should take at most; how many rows "
               "fit is measured. Smaller: single tokens wait less for others' prompts. "

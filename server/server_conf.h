@@ -34,6 +34,7 @@ struct server_conf {
     bool whole_model, packing;
     /* sequences */
     int64_t max_seqs, max_seqs_per_session, window, step_rows, step_budget_ms, max_queued;
+    int64_t states_budget, seq_idle_timeout_us;
     int eager; /* enum content_eager */
     /* metrics */
     char *metrics_listen, *metrics_token;

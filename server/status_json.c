@@ -59,6 +59,8 @@ held(const struct metrics_view *v)
     put_int(o, "hidden_state_bytes", (int64_t)v->content_bytes);
     put_int(o, "runnable_sequences", (int64_t)v->runnable);
     put_int(o, "step_rows_limit", (int64_t)v->step_rows);
+    put_int(o, "memory_waiting_sequences", (int64_t)v->wants);
+    put_int(o, "kv_promised_bytes", (int64_t)v->kv_promised);
     put_int(o, "kv_bytes", (int64_t)v->kv_bytes);
     put_int(o, "kv_limit_bytes", (int64_t)v->kv_budget);
     return o;
@@ -87,6 +89,18 @@ refusals(const struct metrics *m)
         if (n > 0)
             put_int(o, metrics_refusal_name(i), n);
     }
+    return o;
+}
+
+static json_t *
+evictions(const struct metrics *m)
+{
+    json_t *o = json_object();
+    int i;
+
+    for (i = 0; i < CONTENT_N_EVICTIONS; i++)
+        put_int(o, metrics_eviction_name((enum content_eviction)i),
+                atomic_load_explicit(&m->evictions[i], memory_order_relaxed));
     return o;
 }
 
@@ -126,10 +140,19 @@ histograms(const struct metrics *m)
 static json_t *
 tenants(const struct usage *u)
 {
-    static const char *const keys[USAGE_N] = { "sessions",   "sequences",
-                                               "requests",   "tokens",
-                                               "rows",       "received_bytes",
-                                               "sent_bytes", "refusals" };
+    static const char *const keys[USAGE_N] = {
+        [USAGE_SESSIONS] = "sessions",
+        [USAGE_SEQUENCES] = "sequences",
+        [USAGE_KV_BYTES] = "kv_bytes",
+        [USAGE_STATE_BYTES] = "hidden_state_bytes",
+        [USAGE_REQUESTS] = "requests",
+        [USAGE_TOKENS] = "tokens",
+        [USAGE_ROWS] = "rows",
+        [USAGE_BYTES_IN] = "received_bytes",
+        [USAGE_BYTES_OUT] = "sent_bytes",
+        [USAGE_REFUSALS] = "refusals",
+        [USAGE_EVICTIONS] = "evictions",
+    };
     json_t *list = json_array();
     size_t i, f;
 
@@ -176,6 +199,7 @@ status_json(const struct metrics *m, const struct metrics_view *v)
     (void)json_object_set_new(o, "held", held(v));
     (void)json_object_set_new(o, "totals", totals(m));
     (void)json_object_set_new(o, "refusals", refusals(m));
+    (void)json_object_set_new(o, "evictions", evictions(m));
     (void)json_object_set_new(o, "histograms", histograms(m));
     (void)json_object_set_new(o, "tenants", tenants(&m->usage));
     (void)json_object_set_new(o, "process", process());

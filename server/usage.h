@@ -27,6 +27,8 @@
 enum usage_figure {
     USAGE_SESSIONS,
     USAGE_SEQUENCES,
+    USAGE_KV_BYTES,
+    USAGE_STATE_BYTES,
     USAGE_GAUGES,
     USAGE_REQUESTS = USAGE_GAUGES,
     USAGE_TOKENS,
@@ -34,6 +36,7 @@ enum usage_figure {
     USAGE_BYTES_IN,
     USAGE_BYTES_OUT,
     USAGE_REFUSALS,
+    USAGE_EVICTIONS,
     USAGE_N,
 };
 

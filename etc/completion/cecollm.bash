@@ -165,7 +165,8 @@ _cecollm_cloudd_keys='listen port_file node ca cert key crl max_connections
     max_connections_per_address max_sessions max_output handshake_timeout idle_timeout
     peer_timeout drain_timeout client_certs tenants user group core_dumps
     model exits layer_from whole_model threads cpu packing packing_cache
-    n_ctx kv_budget max_seqs max_seqs_per_session window step_rows step_budget_ms eager max_queued
+    n_ctx kv_budget max_seqs max_seqs_per_session window states_budget seq_idle_timeout
+    step_rows step_budget_ms eager max_queued
     log_level metrics_listen metrics_token metrics_connections metrics_tenants stall_timeout'
 
 _cecollm_cloudd() {

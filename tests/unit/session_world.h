@@ -290,12 +290,17 @@ world_replies(struct world *w)
 static inline void
 world_init(struct world *w)
 {
-    struct content_config config = { WORLD_D,      WORLD_VOCAB,  WORLD_CTX,
-                                     WORLD_WINDOW, WORLD_LAYERS, CONTENT_EAGER_NEVER };
-    struct content_hooks hooks = {
-        w, world_reply, world_kv_open, world_kv_truncate, world_kv_close, world_pick, NULL
-    };
-
+    struct content_config config = { .d_model = WORLD_D,
+                                     .n_vocab = WORLD_VOCAB,
+                                     .n_ctx = WORLD_CTX,
+                                     .window = WORLD_WINDOW,
+                                     .n_layers = WORLD_LAYERS };
+    struct content_hooks hooks = { .arg = w,
+                                   .reply = world_reply,
+                                   .kv_open = world_kv_open,
+                                   .kv_truncate = world_kv_truncate,
+                                   .kv_close = world_kv_close,
+                                   .pick = world_pick };
     memset(w, 0, sizeof(*w));
     w->replies_end = &w->replies;
     w->held_end = &w->held;

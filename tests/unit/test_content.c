@@ -257,8 +257,17 @@ test_parked_rows_are_bounded(void **state)
     open_seq(1);
     put_states(&d, 1, 1, 0, 0, values, WINDOW);
     expect_nothing();
-    put_states(&d, 1, 2, 0, 0, values, 1);
-    expect_error(CE_EQUOTA);
+    put_states(&d, 1, 2, 0, 0, values, 1); /* dropped */
+    assert_int_equal(content_rows(d.content), WINDOW);
+    put_truncate(&d, 1, 1, 0);
+    put_truncate(&d, 1, 2, 0);
+    expect_nothing();
+    double_step(&d, MAX_POS);
+    assert_int_equal(expect(FRAME_NEED)->pos, 0);
+    put_states(&d, 1, 2, 1, 0, values, 1);
+    put_infer(&d, 1, 2, 0);
+    double_drain(&d, MAX_POS);
+    assert_int_equal(expect(FRAME_TOKEN)->pos, 0);
 }
 
 static void

@@ -195,6 +195,8 @@ some_view(void)
                               .sessions = 4,
                               .kv_bytes = 4096,
                               .kv_page_bytes = 1024,
+                              .kv_budget = 16384,
+                              .kv_promised = 6144,
                               .runnable = 3,
                               .step_cost_us = { 2000, 250, 0.5 },
                               .stall_us = 5000000 };
@@ -223,6 +225,8 @@ test_page(void **state)
     for (reason = -3; reason < 1; reason++)
         metrics_refused(&m, NULL, reason);
     metrics_refused(&m, NULL, METRICS_N_REFUSALS);
+    metrics_evicted(&m, t, CONTENT_EVICTED_ROWS);
+    usage_add(t, USAGE_KV_BYTES, 4096);
     metrics_step(&m, 7, 2000);
     metrics_answered(&m, 1000, 2000, 5000, 9000);
     assert_true(page_has(&m, &v, "\ncecollm_received_bytes_total 101\n"));
@@ -232,6 +236,12 @@ test_page(void **state)
     assert_true(page_has(&m, &v, "\ncecollm_rows_total 7\n"));
     assert_true(page_has(&m, &v, "\ncecollm_sessions 4\n"));
     assert_true(page_has(&m, &v, "\ncecollm_kv_pages 4\n"));
+    assert_true(page_has(&m, &v, "\ncecollm_kv_free_pages 10\n"));
+    assert_true(
+        page_has(&m, &v, "\ncecollm_evictions_total{reason=\"hidden_states\"} 1\n"));
+    assert_true(page_has(&m, &v, "\ncecollm_evictions_total{reason=\"idle\"} 0\n"));
+    assert_true(
+        page_has(&m, &v, "\ncecollm_tenant_kv_bytes{tenant=\"a \\\"b\\\"\"} 4096\n"));
     assert_true(page_has(&m, &v, "\ncecollm_runnable_sequences 3\n"));
     assert_true(page_has(&m, &v, "\ncecollm_row_cost_seconds 0.00025\n"));
     assert_true(page_has(&m, &v, "\ncecollm_refusals_total{reason=\"quota\"} 1\n"));
