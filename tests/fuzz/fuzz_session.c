@@ -190,18 +190,29 @@ event(struct world *w, struct program *p)
     }
 }
 
-int
-LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+/* With plenty of memory, or with so little that sequences are evicted. */
+static void
+play(const uint8_t *data, size_t size, bool scarce)
 {
     struct program p = { data, size, 0 };
     size_t before = mem_used_bytes();
     struct world w;
 
-    log_set_level(LOG_LEVEL_ERROR);
-    world_init(&w);
-    while (p.at < p.size)
+    world_init_with(&w, scarce);
+    while (p.at < p.size) {
         event(&w, &p);
+        world_must(!scarce || (content_kv_bytes(w.content) <= 2 * WORLD_LAYERS &&
+                               content_row_bytes(w.content) <= 2048));
+    }
     world_fini(&w);
     world_must(mem_used_bytes() == before);
+}
+
+int
+LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    log_set_level(LOG_LEVEL_ERROR);
+    play(data, size, false);
+    play(data, size, true);
     return 0;
 }

@@ -249,8 +249,10 @@ world_step(struct world *w, uint32_t max_rows)
     struct head_result results[WORLD_STEP];
     float hidden[WORLD_STEP * WORLD_D];
     int32_t tokens[WORLD_STEP];
-    size_t n = content_runnable(w->content, work, WORLD_KV), i, j;
+    size_t n, i, j;
 
+    (void)content_settle(w->content, w->now_us);
+    n = content_runnable(w->content, work, WORLD_KV);
     for (i = 0; i < n; i++) {
         struct content_run run;
         uint32_t rows = work[i].n_rows < max_rows ? work[i].n_rows : max_rows;
@@ -287,14 +289,18 @@ world_replies(struct world *w)
 
 /* ---- begin and end ---- */
 
+/* scarce: memory for a page of each block or two, and a few rows. */
 static inline void
-world_init(struct world *w)
+world_init_with(struct world *w, bool scarce)
 {
     struct content_config config = { .d_model = WORLD_D,
                                      .n_vocab = WORLD_VOCAB,
                                      .n_ctx = WORLD_CTX,
                                      .window = WORLD_WINDOW,
-                                     .n_layers = WORLD_LAYERS };
+                                     .n_layers = WORLD_LAYERS,
+                                     .kv_page_bytes = 1,
+                                     .kv_budget = scarce ? 2 * WORLD_LAYERS : 0,
+                                     .states_budget = scarce ? 2048 : 0 };
     struct content_hooks hooks = { .arg = w,
                                    .reply = world_reply,
                                    .kv_open = world_kv_open,
@@ -325,6 +331,12 @@ world_init(struct world *w)
     world_must(content_new(&w->content, &config, &hooks, NULL) == 0);
 }
 
+static inline void
+world_init(struct world *w)
+{
+    world_init_with(w, false);
+}
+
 /* Everything ends; nothing may be left. */
 static inline void
 world_fini(struct world *w)
@@ -337,6 +349,7 @@ world_fini(struct world *w)
     world_replies(w);
     world_must(w->srv.n_sessions == 0 && w->srv.n_channels == 0 && w->srv.n_paused == 0);
     world_must(content_n_seqs(w->content) == 0 && content_bytes(w->content) == 0);
+    world_must(content_kv_bytes(w->content) == 0 && content_row_bytes(w->content) == 0);
     for (i = 0; i < WORLD_KV; i++)
         world_must(!w->kv_open[i]);
     content_free(w->content);
