@@ -147,6 +147,15 @@ hook_evicted(void *arg, uint64_t session, enum content_eviction why)
     metrics_evicted(t->config.metrics, link->usage, why);
 }
 
+static size_t
+hook_kv_limit(void *arg, uint64_t session)
+{
+    const struct session_link *link = (const struct session_link *)(uintptr_t)session;
+
+    (void)arg;
+    return tenant_kv_bytes(link->tenant);
+}
+
 /* ---- one step ---- */
 
 /* Eager work must not take the memory that requests will need. */
@@ -553,8 +562,9 @@ backend_thread_start(struct backend_thread **out,
                                    .max_rows = config->step_rows,
                                    .max_items = config->max_seqs };
     struct content_hooks hooks = {
-        NULL,      hook_reply,    hook_kv_open, hook_kv_truncate, hook_kv_close,
-        hook_pick, hook_answered, hook_tenant,  hook_charged,     hook_evicted
+        NULL,          hook_reply,   hook_kv_open,  hook_kv_truncate,
+        hook_kv_close, hook_pick,    hook_answered, hook_tenant,
+        hook_charged,  hook_evicted, hook_kv_limit
     };
     struct backend_thread *t = mem_array_alloc(1, sizeof(*t));
     int rc;

@@ -112,6 +112,9 @@ struct content_hooks {
     void (*charged)(void *arg, uint64_t session, int64_t kv, int64_t rows);
     /* Something of a sequence was given up. May be NULL. */
     void (*evicted)(void *arg, uint64_t session, enum content_eviction why);
+    /* Most bytes of pages that the session's tenant may have, of all its sessions, now;
+     * 0: no limit of its own. May be NULL. */
+    size_t (*kv_limit)(void *arg, uint64_t session);
 };
 
 int content_new(struct content **out, const struct content_config *config,

@@ -13,7 +13,9 @@
  *     2. those that wait for a promise themselves, or ask but send nothing for GUARD_US
  *        (less when their tenant is over its share);
  *
- * in each the least recently used first. What was evicted is `lost`: its rows are dropped
+ * in each the least recently used first. A tenant may have a limit of its own: what would
+ * pass it makes room among that tenant's sequences only, in the same order, and waits
+ * without keeping others waiting. What was evicted is `lost`: its rows are dropped
  * as they come, and only when it asks again and has a promise does NEED go out, so that
  * a replay finds room. From then until its answer it is `restoring` and stays, whatever
  * others want; and it stays a little longer, in proportion to what the replay took, so
@@ -117,6 +119,22 @@ kv_room(const struct content *c)
     return c->config.kv_budget == 0 ? SIZE_MAX : c->config.kv_budget - c->kv;
 }
 
+static size_t
+kv_limit(const struct content *c, const struct content_seq *s)
+{
+    return c->hooks.kv_limit ? c->hooks.kv_limit(c->hooks.arg, s->session) : 0;
+}
+
+/* Bytes by which `more` would pass its tenant's own limit; a reload may have lowered
+ * that below what it has. */
+static size_t
+own_shortage(const struct content *c, const struct content_seq *s, size_t more)
+{
+    size_t limit = kv_limit(c, s), used = s->tenant->kv + more;
+
+    return limit > 0 && used > limit ? used - limit : 0;
+}
+
 /* Pages for n positions, and for those computed already. */
 static void
 promise(struct content *c, struct content_seq *s, uint32_t n)
@@ -182,10 +200,11 @@ evict(struct content *c, struct content_seq *s, enum content_eviction why, int64
     content_refresh(c, s, now_us);
 }
 
-/* Evict until `shortage` bytes more are free; nobody when that is not possible. */
+/* Evict until `shortage` bytes more are free, of tenant `of` or (NULL) of anybody; nobody
+ * when that is not possible. */
 static bool
-make_room(struct content *c, const struct content_seq *for_whom, size_t shortage,
-          int64_t now_us)
+make_room(struct content *c, const struct content_seq *for_whom,
+          const struct content_tenant *of, size_t shortage, int64_t now_us)
 {
     struct content_link *l, *next;
     size_t possible = 0, freed = 0;
@@ -194,7 +213,7 @@ make_room(struct content *c, const struct content_seq *for_whom, size_t shortage
     for (l = c->held.next; l != &c->held; l = l->next) {
         const struct content_seq *s = CONTENT_SEQ_OF(l, held);
 
-        if (s != for_whom && may_go(c, s, now_us) != STAYS)
+        if (s != for_whom && (!of || s->tenant == of) && may_go(c, s, now_us) != STAYS)
             possible += s->kv_charged;
     }
     if (possible < shortage)
@@ -205,8 +224,8 @@ make_room(struct content *c, const struct content_seq *for_whom, size_t shortage
             enum leave class = pass < 2 ? IDLE : WAITS;
 
             next = l->next;
-            if (s == for_whom || s->kv_charged == 0 || may_go(c, s, now_us) != class ||
-                (pass % 2 == 0 && !over_kv_share(c, s)))
+            if (s == for_whom || (of && s->tenant != of) || s->kv_charged == 0 ||
+                may_go(c, s, now_us) != class || (pass % 2 == 0 && !over_kv_share(c, s)))
                 continue;
             freed += s->kv_charged;
             evict(c, s, class == IDLE ? CONTENT_EVICTED_IDLE : CONTENT_EVICTED_WAITING,
@@ -295,9 +314,10 @@ content_memory_refresh(struct content *c, struct content_seq *s, uint32_t wanted
         promise(c, s, 0); /* no more than it has */
     } else if (!s->lost && target > s->promised) {
         size_t more = kv_size(c, s, target) - s->kv_charged, room = kv_room(c);
+        bool own = own_shortage(c, s, more) == 0;
 
-        if (eager ? room > c->config.kv_budget / 2 && more <= room / 2
-                  : more <= room && c->wants.next == &c->wants)
+        if (own && (eager ? room > c->config.kv_budget / 2 && more <= room / 2
+                          : more <= room && c->wants.next == &c->wants))
             promise(c, s, target);
     }
     relink(&c->wants, &s->wants,
@@ -344,8 +364,14 @@ enum admission { ADMITTED, LATER, BLOCKED };
 bool
 content_memory_too_much(struct content *c, struct content_seq *s, uint32_t n)
 {
-    size_t size = kv_size(c, s, n);
+    size_t size = kv_size(c, s, n), limit = kv_limit(c, s);
 
+    if (limit > 0 && size > limit) {
+        content_seq_fail(c, s, CE_EQUOTA, 0,
+                         "kv_bytes = %zu, but %u positions take %zu bytes", limit, n,
+                         size);
+        return true;
+    }
     if (c->config.kv_budget == 0 || size <= c->config.kv_budget)
         return false;
     content_seq_fail(c, s, CE_EQUOTA, 0,
@@ -360,7 +386,7 @@ admit(struct content *c, struct content_seq *s, bool *full, int64_t now_us)
 {
     bool eager;
     uint32_t target = target_of(c, s, content_wanted(c, s, &eager));
-    size_t size = kv_size(c, s, target);
+    size_t size = kv_size(c, s, target), short_of = 0;
 
     if (content_memory_too_much(c, s, target))
         return ADMITTED;
@@ -368,8 +394,12 @@ admit(struct content *c, struct content_seq *s, bool *full, int64_t now_us)
         *full = !make_row_room(c, s, c->config.states_budget / 2, now_us);
     if (s->lost && *full)
         return LATER;
+    if (size > s->kv_charged)
+        short_of = own_shortage(c, s, size - s->kv_charged);
+    if (short_of > 0 && !make_room(c, s, s->tenant, short_of, now_us))
+        return LATER;
     if (size > s->kv_charged && size - s->kv_charged > kv_room(c) &&
-        !make_room(c, s, size - s->kv_charged - kv_room(c), now_us))
+        !make_room(c, s, NULL, size - s->kv_charged - kv_room(c), now_us))
         return BLOCKED;
     promise(c, s, target);
     s->progress_us = now_us;

@@ -19,6 +19,7 @@
 struct limits {
     int64_t max_sessions;       /* open at once */
     int64_t max_seqs;           /* of all its sessions together */
+    int64_t kv_bytes;           /* of its KV caches */
     int64_t hidden_state_bytes; /* rows that may wait for computing */
     int64_t rows_per_second;
     int64_t bytes_per_second; /* of frames that arrive */

@@ -36,6 +36,7 @@ configure(struct tenant *t, const struct tenants *table, const struct tenants_me
                                      : table ? table->weight
                                              : 1),
                           memory_order_relaxed);
+    atomic_store_explicit(&t->kv_bytes, (size_t)t->limits.kv_bytes, memory_order_relaxed);
     t->gone = false;
 }
 

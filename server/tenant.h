@@ -36,6 +36,7 @@ struct tenant {
     char name[USAGE_NAME_SIZE]; /* printable */
     uint64_t number;            /* never given again */
     _Atomic uint32_t weight;
+    _Atomic size_t kv_bytes; /* the limit; 0: none */
     struct limits limits;
     bool gone; /* by a reload; its sessions are to end */
     uint32_t n_sessions, n_seqs;
@@ -76,6 +77,13 @@ static inline uint32_t
 tenant_weight(const struct tenant *t)
 {
     return atomic_load_explicit(&t->weight, memory_order_relaxed);
+}
+
+/* Most bytes of its KV caches, 0: no limit; any thread. */
+static inline size_t
+tenant_kv_bytes(const struct tenant *t)
+{
+    return atomic_load_explicit(&t->kv_bytes, memory_order_relaxed);
 }
 
 /* ---- rates ---- */

@@ -236,6 +236,11 @@ static int check_member(void *base, char *why, size_t why_size);
       .min = 0, .max = 1e9, \
       .help = "Sequences open at once, of all its sessions. 0: no limit but the " \
               "server's." }, \
+    { "kv_bytes", CONFFILE_SIZE, offsetof(struct type, limits.kv_bytes), "0", .min = 0, \
+      .max = MAX_WHOLE, \
+      .help = "Memory for its KV caches. Past it room is made among its own sequences " \
+              "only: idle ones are computed again when they ask. One sequence that needs " \
+              "more is refused. 0: no limit but the server's." }, \
     { "hidden_state_bytes", CONFFILE_SIZE, \
       offsetof(struct type, limits.hidden_state_bytes), "0", .min = 0, .max = MAX_WHOLE, \
       .help = "Hidden states that may wait to be computed. Every open sequence is " \

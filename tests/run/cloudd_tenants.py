@@ -5,6 +5,7 @@ and when it lets go, rates that slow and never cut, and reloads in the middle of
 import hashlib
 import os
 import random
+import re
 import signal
 import ssl
 import subprocess
@@ -287,6 +288,38 @@ def bytes_rate(w):
     w.reload()
 
 
+def kv_limit(w):
+    """One sequence that needs more is refused by name; two that fit in turn both answer,
+    though only one has its pages at a time."""
+    w.write(w.sections(small="san = small\nkv_bytes = 1K"))
+    w.reload()
+    s = w.session("small")
+    s.infer.send(cc.OPEN, {0: 1, 1: 1, 2: "f32", 3: 100})
+    s.ask(9)
+    kind, fields, _ = s.infer.expect(cc.ERROR, cc.CREDIT)
+    if kind == cc.CREDIT:
+        s.states(rows(10))
+        kind, fields, _ = s.infer.expect(cc.ERROR)
+    assert fields[0] == cc.EQUOTA and "tenant small: kv_bytes = 1024, but" in fields[1], fields
+    page = int(re.search(r"take (\d+) bytes", fields[1])[1])
+    w.write(w.sections(small="san = small\nkv_bytes = %d" % page))
+    w.reload()
+    data = rows(20)
+    for seq in (2, 3):
+        s.open(seq)
+        s.states(data[:10], seq=seq)
+        s.ask(9, seq=seq)
+        s.token()
+    s.ask(10, seq=2)  # its pages went to 3
+    kind, fields, _ = s.infer.expect(cc.NEED)
+    assert fields[1] == 2 and fields[3] == 0, fields
+    s.states(data[:11], seq=2, id=fields[4])
+    s.token()
+    s.bye()
+    w.write(w.sections())
+    w.reload()
+
+
 def reloads(w):
     """A reload adds, changes and removes tenants; the others' sessions go on."""
     stays, leaves = w.session("edge1.acme"), w.session("leaver")
@@ -349,7 +382,7 @@ def main():
         cloudd = w.start()
         try:
             for case in (who, foreign_certificates, pins, attach_of_another, counted_limits,
-                         rates, bytes_rate, reloads, settings):
+                         rates, bytes_rate, kv_limit, reloads, settings):
                 begin = time.monotonic()
                 case(w)
                 print("ok %-20s %.2f s" % (case.__name__, time.monotonic() - begin), flush=True)

@@ -157,6 +157,7 @@ double_pick(void *arg, const struct content_sampling *how, const struct head_res
 static enum content_eager double_eager;
 static size_t double_kv_budget, double_states_budget; /* a page is one byte */
 static int64_t double_seq_idle_us;
+static size_t double_kv_limit; /* of tenant 1, the only one with a limit of its own */
 
 /* Whose frames are put: SESSION, or others in between. Its tenant is session % 10, of
  * weight 1. */
@@ -168,6 +169,13 @@ double_tenant(void *arg, uint64_t session, uint32_t *weight)
     (void)arg;
     *weight = 1;
     return session % 10;
+}
+
+static size_t
+double_limit(void *arg, uint64_t session)
+{
+    (void)arg;
+    return session % 10 == 1 ? double_kv_limit : 0;
 }
 
 static void
@@ -199,7 +207,8 @@ double_init(struct double_state *d, uint32_t window)
                                    .kv_close = double_kv_close,
                                    .pick = double_pick,
                                    .tenant = double_tenant,
-                                   .evicted = double_evicted };
+                                   .evicted = double_evicted,
+                                   .kv_limit = double_limit };
     struct err err;
 
     memset(d, 0, offsetof(struct double_state, answers));

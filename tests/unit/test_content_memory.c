@@ -33,7 +33,7 @@ tear_down(void **state)
     assert_int_equal(content_n_wants(d.content), 0);
     double_fini(&d);
     d.content = NULL;
-    double_kv_budget = double_states_budget = 0;
+    double_kv_budget = double_states_budget = double_kv_limit = 0;
     double_seq_idle_us = 0;
     double_session = SESSION;
     double_eager = CONTENT_EAGER_NEVER;
@@ -284,6 +284,77 @@ test_who_is_over_his_share_goes_first(void **state)
     put_infer(&d, 10, 0, 21);
     step();
     expect_need(10, 0, 1);
+}
+
+/* A tenant's own limit: its own go, the least recently used first; nobody else's. */
+static void
+test_a_tenants_own_limit(void **state)
+{
+    (void)state;
+    double_kv_limit = 2 * LAYERS;
+    start(10 * LAYERS);
+    double_session = 2;
+    fill(10, 20);
+    double_session = 1;
+    fill(1, 20);
+    fill(2, 20);
+    fill(3, 20); /* 1 goes */
+    assert_int_equal(d.n_evicted[CONTENT_EVICTED_IDLE], 1);
+    assert_int_equal(pages_held(), 3 * LAYERS);
+    rows_at(2, 0, 20, 1);
+    put_infer(&d, 2, 0, 20);
+    step();
+    expect_token(2, 20);
+    rows_at(1, 0, 20, 1);
+    put_infer(&d, 1, 0, 20);
+    step();
+    expect_need(1, 0, 1);
+    rows_at(1, 1, 0, 21);
+    step();
+    expect_token(1, 20);
+    double_session = 2;
+    rows_at(10, 0, 20, 1);
+    put_infer(&d, 10, 0, 20);
+    step();
+    expect_token(10, 20);
+    double_session = 1;
+    put_open(&d, 4, MAX_POS, true);
+    put_infer(&d, 4, 0, 128); /* three pages */
+    step();
+    while (d.answers[d.n_seen].type == FRAME_CREDIT)
+        d.n_seen++;
+    assert_int_equal(next_answer(&d)->code, CE_EQUOTA);
+    double_kv_limit = LAYERS; /* a reload */
+    d.now_us += 2000000;
+    fill(5, 20);
+    assert_int_equal(pages_held(), 2 * LAYERS);
+}
+
+/* Who waits for room within its own limit keeps nobody else waiting. */
+static void
+test_own_limit_blocks_nobody(void **state)
+{
+    (void)state;
+    double_kv_limit = LAYERS;
+    start(10 * LAYERS);
+    double_session = 1;
+    put_open(&d, 1, MAX_POS, true);
+    rows_at(1, 0, 0, WINDOW);
+    put_infer(&d, 1, 0, 60); /* the page is promised; rows are missing */
+    put_open(&d, 2, MAX_POS, true);
+    rows_at(2, 0, 0, 10);
+    put_infer(&d, 2, 0, 9);
+    step();
+    expect_silence();
+    double_session = 2;
+    fill(10, 20);
+    double_session = 1;
+    d.now_us += 1000000;
+    rows_at(1, 0, WINDOW, 29);
+    step();
+    expect_token(1, 60);
+    step();
+    expect_token(2, 9);
 }
 
 /* A prompt of more than a window whose agent waits for credit before it asks. */
@@ -576,6 +647,8 @@ main(void)
         TEST(test_an_infer_without_rows_does_not_hold_for_ever),
         TEST(test_more_than_there_is),
         TEST(test_who_is_over_his_share_goes_first),
+        TEST(test_a_tenants_own_limit),
+        TEST(test_own_limit_blocks_nobody),
         TEST(test_who_can_send_no_more_is_told),
         TEST(test_generate_comes_back_by_itself),
         TEST(test_silent_sequences_end),

@@ -256,16 +256,18 @@ test_default(void **state)
 static void
 test_every_key(void **state)
 {
-    struct tenants *t = load("[tenant a]\nkey_pin = " PIN_1 "\nrequire = cert\n"
-                             "weight = 7\nmax_sessions = 1\nmax_seqs = 2\n"
-                             "hidden_state_bytes = 4M\nrows_per_second = 5\n"
-                             "bytes_per_second = 6K\nburst = 500ms\n");
+    struct tenants *t =
+        load("[tenant a]\nkey_pin = " PIN_1 "\nrequire = cert\n"
+             "weight = 7\nmax_sessions = 1\nmax_seqs = 2\n"
+             "kv_bytes = 3K\nhidden_state_bytes = 4M\nrows_per_second = 5\n"
+             "bytes_per_second = 6K\nburst = 500ms\n");
     const struct tenants_member *m = t->list[0];
 
     (void)state;
     assert_int_equal(m->weight, 7);
     assert_int_equal(m->limits.max_sessions, 1);
     assert_int_equal(m->limits.max_seqs, 2);
+    assert_int_equal(m->limits.kv_bytes, 3072);
     assert_int_equal(m->limits.hidden_state_bytes, 4 << 20);
     assert_int_equal(m->limits.rows_per_second, 5);
     assert_int_equal(m->limits.bytes_per_second, 6144);
