@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * swarm.h - a run of cecollm-swarm: its settings, its sessions, what it counts.
  *
- * Files: swarm_run.c starts, paces and ends the run; swarm_session.c is one honest
- * session's state machine; swarm_scenario.c says which sessions misbehave and how;
+ * Files: swarm_run.c starts, paces and ends the run; swarm_session.c and
+ * swarm_dialog.c are one session; swarm_scenario.c says which sessions misbehave and how;
  * swarm_vandal.c are connections that are not sessions at all; swarm_report.c prints.
  *
  * Thread: everything belongs to the one event loop.
@@ -106,61 +106,6 @@ bool swarm_working(const struct swarm *s);
 
 /* Print the table or the JSON. */
 int swarm_report(const struct swarm *s, struct err *err) CE_MUSTCHECK;
-
-/* ---- swarm_session.c ---- */
-
-enum session_state {
-    SESSION_OFF,        /* not yet started, or over */
-    SESSION_CONNECTING, /* until WELCOME */
-    SESSION_READY,      /* idle */
-    SESSION_ATTACHING,  /* until ATTACHED */
-    SESSION_OPENING,    /* until CREDIT */
-    SESSION_ASKING,     /* until TOKEN */
-    SESSION_THINKING,
-    SESSION_BACKING_OFF, /* will connect again, or open again */
-};
-
-/* How a session of the others differs from an honest one. */
-struct session_habits {
-    bool may_be_cut; /* losing a connection is part of the plan */
-    bool slow;       /* reads seldom, asks for much */
-    bool no_think;
-};
-
-struct session {
-    struct swarm *swarm;
-    int number, group;
-    bool active; /* runs sequences; else only keeps its connection */
-    struct session_habits habits;
-    enum session_state state;
-    bool welcomed, ended;
-    struct conn *infer, *upload;
-    bool attached, going; /* going: GOAWAY came */
-    struct event *timer;
-    const struct conn_target *node;
-    uint8_t id[16], secret[16];
-    int64_t idle_us;
-    uint32_t epoch, seq;
-
-    uint32_t index; /* of its sequence in the traffic */
-    uint32_t next_request, sent, limit, replay;
-    uint32_t attempts; /* to connect, since the last welcome */
-    int64_t connect_us, asked_us, lost_us, infer_us, upload_us, read_us;
-    uint64_t nonce;
-};
-
-int session_init(struct session *s, struct swarm *swarm, int number, int group,
-                 struct err *err) CE_MUSTCHECK;
-void session_start(struct session *s);
-/* Begin to work, when it is idle and has work. */
-void session_wake(struct session *s);
-/* Once a tick: pings, patience, habits. */
-void session_tick(struct session *s, int64_t now_us);
-/* Break both connections, as a storm does, and come back. */
-void session_cut(struct session *s);
-/* Say BYE and be over. */
-void session_end(struct session *s);
-void session_fini(struct session *s);
 
 /* ---- swarm_scenario.c ---- */
 

@@ -40,6 +40,20 @@ struct bare {
     int64_t inside_ns;
 };
 
+/* The same fingerprint is the same model; but the file may be a part of it, and the
+ * recording made by hand. */
+static bool
+fits(const struct bare *b)
+{
+    const struct backend_info *info = &b->loaded.backend->info;
+    const struct traffic_model *m = &b->traffic.model;
+
+    return m->d_model == (uint32_t)info->d_model &&
+           m->n_layers == (uint32_t)info->n_layers &&
+           m->layer_from >= (uint32_t)info->layer_from &&
+           info->layer_to == info->n_layers && info->has_final_head;
+}
+
 static int
 load(struct bare *b, const char *model, const char *traffic, struct engine_options *e,
      struct err *err)
@@ -55,6 +69,9 @@ load(struct bare *b, const char *model, const char *traffic, struct engine_optio
     if (memcmp(b->loaded.model->fingerprint, b->traffic.model.fingerprint, 32) != 0)
         return err_set(err, CE_EMISMATCH, "%s was recorded with another model than %s",
                        traffic, model);
+    if (!fits(b))
+        return err_set(err, CE_EMISMATCH, "%s does not hold the layers of %s", model,
+                       traffic);
     d = (size_t)b->loaded.backend->info.d_model;
     b->lanes = mem_array_alloc(n, sizeof(*b->lanes));
     b->items = mem_array_alloc(n, sizeof(*b->items));

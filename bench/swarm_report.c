@@ -5,7 +5,7 @@
 
 #include <jansson.h>
 
-#include "bench/swarm.h"
+#include "bench/swarm_session.h"
 #include "tools/command.h"
 
 static const char *const group_names[] = { "polite", "others" };
@@ -48,6 +48,7 @@ group_json(const struct swarm *s, const struct stats_group *g)
         return NULL;
     json_object_set_new(o, "latency_ms", times_json(&g->latency));
     json_object_set_new(o, "beyond_compute_ms", times_json(&g->beyond));
+    json_object_set_new(o, "beyond_compute_one_row_ms", times_json(&g->one_row));
     json_object_set_new(o, "recovery_ms", times_json(&g->recovery));
     return o;
 }
@@ -67,7 +68,7 @@ report_json(const struct swarm *s)
     json_t *o = json_pack(
         "{s:s,s:i,s:i,s:i,s:f,s:f,s:I,s:I,s:I,s:I,s:I,s:b}", "scenario",
         scenario_name(c->scenario), "sessions", c->sessions, "active", c->active,
-        "others", s->n_sessions - c->sessions + s->n_vandals, "think_ms",
+        "misbehaving", s->n_sessions - c->sessions + s->n_vandals, "think_ms",
         (double)c->think_us * 1e-3, "seconds", s->measured_s, "connects",
         (json_int_t)s->n_connects, "storms", (json_int_t)s->n_storms, "bytes_sent",
         (json_int_t)s->bytes_sent, "bytes_received", (json_int_t)s->bytes_received,

@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#include "bench/swarm.h"
+#include "bench/swarm_session.h"
 #include "bench/swarm_commands.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -224,8 +224,7 @@ on_tick(evutil_socket_t fd, short what, void *arg)
         session_tick(&s->sessions[i], now_us);
     if (s->phase != SWARM_OVER)
         scenario_tick(s, now_us);
-    if (s->failure.code == 0 || s->phase != SWARM_OVER || conn_count() > 0)
-        turn_phase(s, now_us - s->phase_us);
+    turn_phase(s, now_us - s->phase_us);
     show(r, now_us - s->phase_us);
 }
 

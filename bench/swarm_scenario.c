@@ -8,7 +8,7 @@
  *     garbage     vandals send what is no protocol
  *     greedy      the others, with another certificate, ask for ten times as much
  */
-#include "bench/swarm.h"
+#include "bench/swarm_session.h"
 
 #include <string.h>
 

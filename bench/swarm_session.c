@@ -5,27 +5,23 @@
  *                ^                                    |
  *                +----------- BACKING_OFF <-----------+
  *
- * A session replays sequence after sequence of the traffic. It sends an INFER and the
- * rows up to its position, within the cloud's credit, and compares the token that comes.
- * After NEED, or on a new connection, it sends again what the server has forgotten, so
- * every answer must be right whatever has happened in between.
+ * Here is how a session comes up, loses its connections and comes back; what it says in
+ * between is swarm_dialog.c's.
  */
 #include <stdio.h>
 #include <string.h>
 
-#include "bench/swarm.h"
+#include "bench/swarm_session.h"
 #include "common/clock.h"
 
-#define SLOW_TOP     128    /* logits that a slow reader asks for with each token */
 #define SLOW_READ_US 500000 /* between two looks at what came */
 #define SLOW_PINGS   200    /* a tick: their answers fill the server's buffers */
 #define SLOW_UNSENT  65536
 
-static void begin(struct session *s);
 static const struct conn_events infer_events, upload_events;
 
-static void
-set_state(struct session *s, enum session_state to)
+void
+session_set_state(struct session *s, enum session_state to)
 {
     bool was = s->state == SESSION_CONNECTING, is = to == SESSION_CONNECTING;
 
@@ -33,20 +29,20 @@ set_state(struct session *s, enum session_state to)
     s->swarm->n_connecting += (int)is - (int)was;
 }
 
-static struct stats_group *
-group_of(struct session *s)
+struct stats_group *
+session_stats(struct session *s)
 {
     return &s->swarm->groups[s->group];
 }
 
-static bool
-counted(const struct session *s)
+bool
+session_counted(const struct session *s)
 {
     return s->swarm->phase == SWARM_MEASURING;
 }
 
-static void
-set_timer(struct session *s, int64_t us)
+void
+session_set_timer(struct session *s, int64_t us)
 {
     struct timeval t = { us / 1000000, us % 1000000 };
 
@@ -61,96 +57,11 @@ fail(struct session *s, const char *what)
 
 /* ---- sending ---- */
 
-static void
-send_infer(struct session *s, const struct frame *f)
+void
+session_send(struct session *s, const struct frame *f)
 {
     conn_send(s->infer, f);
     s->infer_us = clock_us();
-}
-
-static const struct traffic_seq *
-sequence(const struct session *s)
-{
-    return &s->swarm->traffic.seqs[s->index];
-}
-
-/* Rows up to the position that is asked for, as far as the credit goes. */
-static void
-send_rows(struct session *s)
-{
-    const struct traffic *t = &s->swarm->traffic;
-    const struct traffic_seq *q = sequence(s);
-    uint32_t want = q->requests[s->next_request].pos + 1;
-    uint32_t most = (uint32_t)(65536 / t->row_bytes);
-
-    if (want > s->limit)
-        want = s->limit;
-    while (s->upload && s->attached && s->sent < want) {
-        uint32_t n = want - s->sent;
-        struct frame f = { .type = FRAME_STATES };
-
-        if (n > most)
-            n = most > 0 ? most : 1;
-        f.u.states = (struct frame_states){ .epoch = s->epoch,
-                                            .seq = s->seq,
-                                            .id = s->replay,
-                                            .pos = s->sent,
-                                            .n = n,
-                                            .rows = q->rows + s->sent * t->row_bytes,
-                                            .rows_size = n * t->row_bytes };
-        conn_send(s->upload, &f);
-        s->upload_us = clock_us();
-        s->sent += n;
-    }
-}
-
-static void
-ask(struct session *s)
-{
-    struct frame f = { .type = FRAME_INFER };
-
-    if (!swarm_working(s->swarm)) {
-        set_state(s, SESSION_READY);
-        return;
-    }
-    f.u.infer = (struct frame_infer){
-        .epoch = s->epoch,
-        .seq = s->seq,
-        .pos = sequence(s)->requests[s->next_request].pos,
-        .deadline_ms = (uint32_t)s->swarm->config.patience * 1000,
-        .n_top = s->habits.slow ? SLOW_TOP : 0,
-    };
-    set_state(s, SESSION_ASKING);
-    s->asked_us = clock_us();
-    send_infer(s, &f);
-    send_rows(s);
-}
-
-static void
-open_sequence(struct session *s)
-{
-    const char *codec = states_codec_name(s->swarm->traffic.model.codec);
-    struct frame f = { .type = FRAME_OPEN };
-
-    s->seq++;
-    s->sent = s->limit = s->replay = 0;
-    f.u.open = (struct frame_open){ .epoch = s->epoch,
-                                    .seq = s->seq,
-                                    .codec = frame_str_of(codec, strlen(codec)),
-                                    .max_pos = sequence(s)->n_rows,
-                                    .keep_kv = true };
-    set_state(s, SESSION_OPENING);
-    s->asked_us = clock_us();
-    send_infer(s, &f);
-}
-
-static void
-close_sequence(struct session *s)
-{
-    struct frame f = { .type = FRAME_CLOSE };
-
-    f.u.close = (struct frame_close){ .epoch = s->epoch, .seq = s->seq };
-    send_infer(s, &f);
 }
 
 /* ---- connecting ---- */
@@ -163,7 +74,7 @@ connect_now(struct session *s)
         w->config.sources > 1 ? 1 + (uint32_t)(s->number % w->config.sources) : 0;
     struct err err;
 
-    set_state(s, SESSION_CONNECTING);
+    session_set_state(s, SESSION_CONNECTING);
     s->epoch++;
     s->attempts++;
     s->attached = s->going = false;
@@ -174,15 +85,15 @@ connect_now(struct session *s)
         fail(s, err.text);
 }
 
-static void
-connect_upload(struct session *s)
+void
+session_attach(struct session *s)
 {
     struct swarm *w = s->swarm;
     uint32_t source =
         w->config.sources > 1 ? 1 + (uint32_t)(s->number % w->config.sources) : 0;
     struct err err;
 
-    set_state(s, SESSION_ATTACHING);
+    session_set_state(s, SESSION_ATTACHING);
     s->asked_us = clock_us();
     s->attached = false;
     if (conn_open(&s->upload, w->base, w->ctx[s->group], s->node, source,
@@ -200,14 +111,15 @@ drop_connections(struct session *s)
 }
 
 /* Come back after a while that grows with every failure, and is different for all. */
-static void
-back_off(struct session *s, int64_t least_us)
+void
+session_back_off(struct session *s, int64_t least_us)
 {
     uint32_t doublings = s->attempts < 5 ? s->attempts : 5;
     int64_t most = (int64_t)100000 << doublings;
 
-    set_state(s, SESSION_BACKING_OFF);
-    set_timer(s, least_us + 10000 + (int64_t)swarm_random(s->swarm, (uint64_t)most));
+    session_set_state(s, SESSION_BACKING_OFF);
+    session_set_timer(s,
+                      least_us + 10000 + (int64_t)swarm_random(s->swarm, (uint64_t)most));
 }
 
 static void
@@ -218,18 +130,18 @@ lost(struct session *s, const char *why, int64_t retry_us)
 
     drop_connections(s);
     if (s->ended || s->swarm->phase >= SWARM_ENDING) {
-        set_state(s, SESSION_OFF);
+        session_set_state(s, SESSION_OFF);
         return;
     }
     if (!may && retry_us == 0) {
-        set_state(s, SESSION_OFF);
+        session_set_state(s, SESSION_OFF);
         fail(s, why);
         return;
     }
     if (s->lost_us == 0)
         s->lost_us = clock_us();
-    group_of(s)->lost += counted(s);
-    back_off(s, retry_us);
+    session_stats(s)->lost += session_counted(s);
+    session_back_off(s, retry_us);
 }
 
 void
@@ -253,127 +165,23 @@ on_timer(evutil_socket_t fd, short what, void *arg)
         if (s->swarm->phase < SWARM_ENDING)
             connect_now(s);
         else
-            set_state(s, SESSION_OFF);
+            session_set_state(s, SESSION_OFF);
     } else if (s->state == SESSION_BACKING_OFF) {
-        set_state(s, SESSION_READY);
+        session_set_state(s, SESSION_READY);
         session_wake(s);
     } else if (s->state == SESSION_THINKING) {
         if (s->next_request == 0)
-            begin(s);
+            dialog_begin(s);
         else
-            ask(s);
+            dialog_ask(s);
     }
-}
-
-/* ---- sequences ---- */
-
-/* With the next request of the present sequence, over a new OPEN. */
-static void
-begin(struct session *s)
-{
-    if (!swarm_working(s->swarm)) {
-        set_state(s, SESSION_READY);
-        return;
-    }
-    if (!s->upload)
-        connect_upload(s);
-    else
-        open_sequence(s);
 }
 
 void
 session_wake(struct session *s)
 {
     if (s->state == SESSION_READY && s->active && !s->ended)
-        begin(s);
-}
-
-/* Every session goes through the traffic in steps of its own. */
-static void
-next_sequence(struct session *s)
-{
-    const struct traffic *t = &s->swarm->traffic;
-
-    group_of(s)->sequences += counted(s);
-    s->index = (s->index + 1 + (uint32_t)s->number % 7) % t->n;
-    s->next_request = 0;
-}
-
-static void
-think(struct session *s)
-{
-    int64_t mean = s->habits.no_think ? 0 : s->swarm->config.think_us;
-
-    if (s->going && s->next_request == 0) { /* between two sequences: leave */
-        struct frame bye = { .type = FRAME_BYE };
-
-        conn_send(s->infer, &bye);
-        conn_finish(s->infer);
-        conn_finish(s->upload);
-        s->infer = s->upload = NULL;
-        s->attempts = 0;
-        back_off(s, 0);
-        return;
-    }
-    if (mean > 0) {
-        set_state(s, SESSION_THINKING);
-        set_timer(s, mean / 2 + (int64_t)swarm_random(s->swarm, (uint64_t)mean));
-    } else if (s->next_request == 0) {
-        begin(s);
-    } else {
-        ask(s);
-    }
-}
-
-static void
-note_token(struct session *s, const struct frame_token *t)
-{
-    int64_t now = clock_us(), took = now - s->asked_us;
-    struct stats_group *g = group_of(s);
-
-    if (s->lost_us != 0) { /* the first since a loss; not a latency like others */
-        if (counted(s))
-            stats_add(&g->recovery, now - s->lost_us);
-        s->lost_us = 0;
-        took = -1;
-    }
-    if (!counted(s))
-        return;
-    g->tokens++;
-    g->rows += t->rows;
-    if (took < 0)
-        return;
-    stats_add(&g->latency, took);
-    stats_add(&g->beyond, took - (int64_t)t->compute_us);
-}
-
-static void
-on_token(struct session *s, const struct frame_token *t)
-{
-    const struct traffic_seq *q = sequence(s);
-    const struct traffic_request *r = &q->requests[s->next_request];
-
-    if (t->epoch != s->epoch || t->seq != s->seq)
-        return;
-    if (s->state != SESSION_ASKING || t->pos != r->pos) {
-        swarm_fail(s->swarm, false,
-                   "session %d sequence %u: a token for position %u, asked for was %u",
-                   s->number, s->index, t->pos, r->pos);
-        s->swarm->n_wrong++;
-        return;
-    }
-    if (t->token != r->token) {
-        swarm_fail(s->swarm, false,
-                   "session %d sequence %u position %u: token %u, expected %u", s->number,
-                   s->index, r->pos, t->token, r->token);
-        s->swarm->n_wrong++;
-    }
-    note_token(s, t);
-    if (++s->next_request == q->n_requests) {
-        close_sequence(s);
-        next_sequence(s);
-    }
-    think(s);
+        dialog_begin(s);
 }
 
 /* ---- what else comes ---- */
@@ -392,40 +200,13 @@ on_welcome(struct session *s, const struct frame_welcome *w)
     s->idle_us = (int64_t)w->idle_ms * 1000;
     s->seq = 0;
     s->attempts = 0;
-    set_state(s, SESSION_READY);
+    session_set_state(s, SESSION_READY);
     stats_add(&swarm->handshake, clock_us() - s->connect_us);
     swarm->n_welcomed += !s->welcomed;
     s->welcomed = true;
     if (!s->active)
         s->lost_us = 0;
     session_wake(s);
-}
-
-static void
-on_credit(struct session *s, const struct frame_credit *c)
-{
-    if (c->epoch != s->epoch || c->seq != s->seq)
-        return;
-    if (c->limit > s->limit)
-        s->limit = c->limit;
-    if (s->state == SESSION_OPENING)
-        ask(s);
-    else if (s->state == SESSION_ASKING)
-        send_rows(s);
-}
-
-static void
-on_need(struct session *s, const struct frame_need *n)
-{
-    if (n->epoch != s->epoch || n->seq != s->seq || n->id <= s->replay)
-        return;
-    group_of(s)->needs += counted(s);
-    s->replay = n->id;
-    s->limit = n->limit;
-    if (n->pos < s->sent)
-        s->sent = n->pos;
-    if (s->state == SESSION_ASKING)
-        send_rows(s);
 }
 
 static void
@@ -440,12 +221,12 @@ on_error(struct session *s, const struct frame_error *e)
         return;
     if (retry_us > 60000000)
         retry_us = 60000000;
-    group_of(s)->refused += counted(s);
+    session_stats(s)->refused += session_counted(s);
     if (!e->has_seq) {
         lost(s, text, retry_us);
     } else if (retry_us > 0 || s->swarm->config.keep_going || s->group == SWARM_OTHERS) {
         s->attempts = 0;
-        back_off(s, retry_us); /* then the same request, in a new sequence */
+        session_back_off(s, retry_us); /* then the same request, in a new sequence */
     } else {
         fail(s, text);
     }
@@ -454,7 +235,7 @@ on_error(struct session *s, const struct frame_error *e)
 static void
 on_goaway(struct session *s)
 {
-    group_of(s)->goaways += counted(s);
+    session_stats(s)->goaways += session_counted(s);
     s->going = true;
     if (s->state == SESSION_READY && s->next_request == 0) {
         s->attempts = 0;
@@ -472,15 +253,6 @@ infer_frame(void *arg, const struct frame *f)
     case FRAME_WELCOME:
         on_welcome(s, &f->u.welcome);
         break;
-    case FRAME_TOKEN:
-        on_token(s, &f->u.token);
-        break;
-    case FRAME_CREDIT:
-        on_credit(s, &f->u.credit);
-        break;
-    case FRAME_NEED:
-        on_need(s, &f->u.need);
-        break;
     case FRAME_ERROR:
         on_error(s, &f->u.error);
         break;
@@ -489,12 +261,13 @@ infer_frame(void *arg, const struct frame *f)
         break;
     case FRAME_PING:
         pong.type = FRAME_PONG;
-        send_infer(s, &pong);
+        session_send(s, &pong);
         break;
     case FRAME_BYE:
         lost(s, "the server said BYE", 0);
         break;
     default:
+        (void)dialog_frame(s, f);
         break;
     }
 }
@@ -521,7 +294,7 @@ infer_ready(void *arg)
     h->codecs[0] = frame_str_of(codec, strlen(codec));
     h->numerics = frame_str_of(m->numerics, strlen(m->numerics));
     h->agent = frame_str_of("cecollm-swarm", 13);
-    send_infer(s, &f);
+    session_send(s, &f);
 }
 
 static void
@@ -570,7 +343,7 @@ upload_frame(void *arg, const struct frame *f)
         conn_set_place(s->upload, FRAME_AT_AGENT_UPLOAD);
         s->attached = true;
         if (s->state == SESSION_ATTACHING)
-            open_sequence(s);
+            dialog_open(s);
     } else if (f->type == FRAME_ERROR) {
         on_error(s, &f->u.error);
     } else if (f->type == FRAME_BYE) {
@@ -680,7 +453,7 @@ session_end(struct session *s)
     conn_finish(s->upload);
     conn_finish(s->infer);
     s->infer = s->upload = NULL;
-    set_state(s, SESSION_OFF);
+    session_set_state(s, SESSION_OFF);
 }
 
 void

@@ -29,6 +29,7 @@ int64_t stats_quantile(const struct stats_times *t, double q);
 struct stats_group {
     struct stats_times latency;  /* request to token */
     struct stats_times beyond;   /* of it, what the server did not compute */
+    struct stats_times one_row;  /* beyond, of those that needed one row computed */
     struct stats_times recovery; /* connection lost to the next token */
     uint64_t tokens, rows, sequences;
     uint64_t lost;    /* connections that ended without being asked to */

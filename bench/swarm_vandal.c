@@ -249,8 +249,6 @@ next_deed(struct vandal *v, bool by_server)
 {
     v->conn = NULL;
     v->next_us = clock_us() + PAUSE_US;
-    if (v->swarm->phase != SWARM_MEASURING)
-        return;
     if (by_server)
         v->swarm->vandal_closed++;
     else
@@ -292,7 +290,7 @@ start(struct vandal *v, int64_t now_us)
     plain = v->deed == DEED_NOT_TLS || v->deed == DEED_SILENT_TCP;
     v->done = false;
     v->since_us = now_us;
-    w->vandal_tries += w->phase == SWARM_MEASURING;
+    w->vandal_tries++;
     if (conn_open(&v->conn, w->base, plain ? NULL : w->ctx[SWARM_OTHERS], &w->target,
                   w->config.sources > 1 ? (uint32_t)w->config.sources : 0,
                   FRAME_AT_AGENT_INFER_NEW, &events, v, &err) < 0)
