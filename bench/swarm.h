@@ -74,6 +74,7 @@ struct swarm {
     struct session *sessions; /* [n_sessions]; the others' at the end */
     int n_sessions, next_start;
     int n_connecting, n_welcomed; /* now; sessions that were welcomed at least once */
+    int n_answered;               /* polite ones that were at least once */
     struct vandal *vandals;       /* [n_vandals] */
     int n_vandals;
     int64_t storm_us; /* the next one */

@@ -157,6 +157,8 @@ note_token(struct session *s, const struct frame_token *t)
     int64_t now = clock_us(), took = now - s->asked_us;
     struct stats_group *g = session_stats(s);
 
+    s->swarm->n_answered += !s->answered && s->group == SWARM_POLITE;
+    s->answered = true;
     if (s->lost_us != 0) { /* the first since a loss; not a latency like others */
         if (session_counted(s))
             stats_add(&g->recovery, now - s->lost_us);

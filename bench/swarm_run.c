@@ -22,12 +22,13 @@
 #include "common/tls.h"
 #include "tools/progress.h"
 
-#define TICK_US      100000
-#define END_S        10    /* most seconds of saying goodbye */
-#define PER_SESSION  20000 /* us of connecting that a session may take, beside 60 s */
-#define SPARE_FDS    64
-#define MAX_NODES    64
-#define MAX_SESSIONS 200000
+#define TICK_US        100000
+#define END_S          10    /* most seconds of saying goodbye */
+#define PER_SESSION    20000 /* us of connecting that a session may take, beside 60 s */
+#define SPARE_FDS      64
+#define MAX_WARM_UP_US 60000000
+#define MAX_NODES      64
+#define MAX_SESSIONS   200000
 
 struct runner {
     struct swarm swarm;
@@ -169,7 +170,8 @@ turn_phase(struct swarm *s, int64_t in_us)
                        s->n_sessions);
         break;
     case SWARM_WARMING:
-        if (in_us >= (int64_t)s->config.warm_up * 1000000) {
+        if (in_us >= (int64_t)s->config.warm_up * 1000000 &&
+            (s->n_answered == s->config.active || in_us > MAX_WARM_UP_US)) {
             s->bytes_sent = conn_bytes_sent();
             s->bytes_received = conn_bytes_received();
             set_phase(s, SWARM_MEASURING);
@@ -441,7 +443,7 @@ swarm_run(int argc, char **argv)
         { "seconds", 0, OPTIONS_INT, &c.seconds, "S", "how long to count (default 10)", 1,
           86400 },
         { "warm-up", 0, OPTIONS_INT, &c.warm_up, "S",
-          "at work before counting (default 1)", 0, 3600 },
+          "at work before counting, at least (default 1)", 0, 3600 },
         { "scenario", 0, OPTIONS_TEXT, &c.scenario_name, "NAME",
           "steady, reconnect, slow, half-open, garbage, greedy", 0, 0 },
         { "others", 0, OPTIONS_INT, &c.others, "N",

@@ -371,6 +371,7 @@ session_init(struct session *s, struct swarm *swarm, int number, int group,
     s->number = number;
     s->group = group;
     s->index = (uint32_t)number % swarm->traffic.n;
+    s->next_request = traffic_stagger(&swarm->traffic, (uint32_t)number);
     s->timer = evtimer_new(swarm->base, on_timer, s);
     return s->timer ? 0 : err_set(err, CE_ENOMEM, "no memory for sessions");
 }

@@ -32,7 +32,7 @@ struct session {
     bool active; /* runs sequences; else only keeps its connection */
     struct session_habits habits;
     enum session_state state;
-    bool welcomed, ended;
+    bool welcomed, answered, ended; /* once at least; for good */
     struct conn *infer, *upload;
     bool attached, going; /* going: GOAWAY came */
     struct event *timer;

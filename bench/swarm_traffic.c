@@ -156,6 +156,12 @@ fail:
     return rc;
 }
 
+uint32_t
+traffic_stagger(const struct traffic *t, uint32_t number)
+{
+    return number * 37 % t->seqs[number % t->n].n_requests;
+}
+
 void
 traffic_free(struct traffic *t)
 {

@@ -58,6 +58,11 @@ struct traffic {
 /* Read the file at `path`. Errors name it: CE_EIO; CE_EFORMAT, not such a file or
  * damaged; CE_ENOMEM. */
 int traffic_read(struct traffic *t, const char *path, struct err *err) CE_MUSTCHECK;
+
+/* The request that agent `number`, whose first sequence is number % n, begins with, so
+ * that many who begin together are not all at the same place. */
+uint32_t traffic_stagger(const struct traffic *t, uint32_t number);
+
 void traffic_free(struct traffic *t); /* accepts a zeroed one */
 
 /* ---- writing ---- */
