@@ -261,7 +261,8 @@ content_session_gone(struct content *c, uint64_t session)
 /* In steps of a quarter window, so that a stream of single tokens does not cost
  * a CREDIT each. An agent that stands at its limit always gets one: it has at
  * most three quarters waiting (beyond that they are computed unasked), so at
- * least a quarter has been consumed since. */
+ * least a quarter has been consumed since. The last credit, up to max_pos, may be
+ * smaller than a step and is granted as soon as it can be: nothing may follow. */
 void
 content_grant(struct content *c, struct content_seq *s, bool force)
 {
@@ -270,8 +271,8 @@ content_grant(struct content *c, struct content_seq *s, bool force)
         s->max_pos - s->consumed > window ? s->consumed + window : s->max_pos;
     struct frame f = { .type = FRAME_CREDIT };
 
-    if (!force &&
-        (limit <= s->limit || (limit - s->limit < window / 4 && s->next < s->limit)))
+    if (!force && (limit <= s->limit || (limit - s->limit < window / 4 &&
+                                         limit < s->max_pos && s->next < s->limit)))
         return;
     if (s->limit < limit)
         s->limit = limit;

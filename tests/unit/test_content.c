@@ -154,6 +154,23 @@ test_infer_refused(void **state)
     expect_nothing();
 }
 
+/* What is left up to max_pos is less than a step; the agent must get it all the same. */
+static void
+test_last_credit(void **state)
+{
+    (void)state;
+    put_open(&d, 1, WINDOW + 4, true);
+    assert_int_equal(expect(FRAME_CREDIT)->limit, WINDOW);
+    rows(1, 0, WINDOW);
+    put_infer(&d, 1, 0, WINDOW + 3);
+    double_drain(&d, 1);
+    assert_int_equal(expect(FRAME_CREDIT)->limit, WINDOW + 1);
+    assert_int_equal(expect(FRAME_CREDIT)->limit, WINDOW + 4);
+    rows(1, WINDOW, 4);
+    double_drain(&d, 1);
+    assert_int_equal(expect(FRAME_TOKEN)->pos, WINDOW + 3);
+}
+
 static void
 test_credit_in_steps(void **state)
 {
@@ -577,6 +594,7 @@ main(void)
         TEST(test_waits_for_an_infer),
         TEST(test_several_answers_in_one_run),
         TEST(test_infer_refused),
+        TEST(test_last_credit),
         TEST(test_credit_in_steps),
         TEST(test_pressure),
         TEST(test_holes_and_repeats),
