@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Completion of cecollm-model, cecollm-agent and cecollm-cloudd for bash, and for zsh
-# through its bashcompinit. Installed under the name of each program, so that it is read
+# Completion of cecollm-model, cecollm-agent, cecollm-cloudd and cecollm-swarm for bash,
+# and for zsh through its bashcompinit. Installed under the name of each program, so that it is read
 # when one is first completed. Options are written here, not asked of the programs, so
 # that nothing runs while someone types; tests/run/completion.py compares them with
 # --help.
@@ -188,6 +188,50 @@ _cecollm_cloudd() {
     return 0
 }
 
+_cecollm_swarm_options() {
+    local engine='--threads --cpu --packing --packing-cache'
+    case $1 in
+    record)
+        echo --prompts --output --limit --max-tokens --theta --cut --codec --exits \
+            --exit-layers $engine ;;
+    run)
+        echo --connect --ca --cert --key --sessions --active --think --seconds --warm-up \
+            --scenario --others --storm --greedy-cert --greedy-key --keep-going \
+            --patience --connecting --sources --watch --json ;;
+    engine) echo --active --step-rows --seconds $engine --json ;;
+    esac
+    echo --help
+}
+
+_cecollm_swarm() {
+    local cur prev command=${COMP_WORDS[1]}
+    COMPREPLY=()
+    _cecollm_split_words
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        _cecollm_words 'record run engine --help --version'
+        return 0
+    fi
+    case $prev in
+    --scenario)
+        _cecollm_words 'steady reconnect slow half-open garbage greedy'
+        return 0 ;;
+    --think) _cecollm_words zero; return 0 ;;
+    --greedy-cert | --greedy-key) _cecollm_files ''; return 0 ;;
+    *) _cecollm_value "$prev" && return 0 ;;
+    esac
+    case $cur in
+    -*) _cecollm_words "$(_cecollm_swarm_options "$command")" ;;
+    *)
+        if [ "$COMP_CWORD" -eq 2 ] && [ "$command" != run ]; then
+            _cecollm_files .gguf
+        else
+            _cecollm_files ''
+        fi ;;
+    esac
+    return 0
+}
+
+complete -F _cecollm_swarm cecollm-swarm
 complete -F _cecollm_model cecollm-model
 complete -F _cecollm_agent cecollm-agent
 complete -F _cecollm_cloudd cecollm-cloudd

@@ -67,6 +67,17 @@ class Completion(unittest.TestCase):
             self.offers(listed, "cecollm-model", command, "x", "--")
             self.offers(listed, "cecollm-model", command, "--")
 
+    def test_swarm(self):
+        commands = re.findall(r"^  ([a-z][a-z-]*)  *[a-z]", help_of("cecollm-swarm"), re.M)
+        self.assertEqual(len(commands), 3)
+        self.offers(commands + ["--help", "--version"], "cecollm-swarm", "")
+        for command in commands:
+            listed = re.findall(r"^  (?:-., |    )(--[a-z0-9-]+)",
+                                help_of("cecollm-swarm", command).split("Options:")[1], re.M)
+            self.offers(listed, "cecollm-swarm", command, "x", "--")
+        names = re.search(r"^ +--scenario NAME +(.*)", help_of("cecollm-swarm", "run"), re.M)
+        self.offers(names[1].split(", "), "cecollm-swarm", "run", "--scenario", "")
+
     def test_agent_options(self):
         text = help_of("cecollm-agent")
         known = [o for o in options_of(text)]

@@ -71,7 +71,7 @@ class Swarm(unittest.TestCase):
         c = self.cloudd
         return ["run", traffic, "--connect", "127.0.0.1:%d" % c.port, "--ca",
                 c.cert("ca.crt"), "--cert", c.cert("agent.crt"), "--key",
-                c.cert("agent.key"), "--seconds", "2", "--warm-up", "0", *args]
+                c.cert("agent.key"), "--seconds", "1", "--warm-up", "0", *args]
 
     def run_well(self, *args):
         r = swarm(*self.command(self.traffic, "--sessions", "30", "--json", *args))
