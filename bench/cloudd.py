@@ -12,10 +12,13 @@ import datetime
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -76,7 +79,8 @@ class Bench:
     def swarm(self, server, *words, fatal=True):
         return self.run(self.o.io_core, self.build / "cecollm-swarm", "run", self.traffic,
                         "--connect", "127.0.0.1:%d" % server.port, *self.tls(), "--seconds",
-                        self.o.seconds, "--watch", server.process.pid, "--json", *words,
+                        self.o.seconds, "--watch", server.process.pid, "--patience", 120,
+                        "--json", *words,
                         fatal=fatal)
 
 
@@ -235,6 +239,65 @@ def greedy(b):
             "met": budget is not None and p99 <= lone + 2 * budget}
 
 
+class Metrics:
+    """A server's /metrics, read ten times a second while something runs."""
+
+    def __init__(self, port):
+        self.url = "http://127.0.0.1:%d/metrics" % port
+        self.peaks, self.last, self.over = {}, {}, threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+
+    def read(self):
+        found = {}
+        with urllib.request.urlopen(self.url, timeout=5) as page:
+            for line in page.read().decode().splitlines():
+                name, _, value = line.rpartition(" ")
+                if name and not line.startswith("#"):
+                    name = name.split("{")[0]
+                    found[name] = found.get(name, 0) + float(value)
+        return found
+
+    def watch(self):
+        while not self.over.wait(0.1):
+            try:
+                self.last = self.read()
+            except OSError:
+                continue
+            for name, value in self.last.items():
+                self.peaks[name] = max(value, self.peaks.get(name, 0))
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def pressure(b):
+    """A quarter of the KV memory that the sessions want."""
+    active, port = 64, free_port()
+    wanted = b.engine(active, b.o.seconds)["kv_peak_bytes"]
+    budget = wanted // 4
+    with Server(b, "kv_budget=%d" % budget, "metrics_listen=127.0.0.1:%d" % port) as server, \
+            Metrics(port) as metrics:
+        found = b.swarm(server, "--sessions", active, fatal=False)
+    evicted = sum(v for k, v in metrics.last.items() if "evict" in k)
+    kv = max([v for k, v in metrics.peaks.items() if k.endswith("kv_bytes")] or [-1])
+    return {"wanted_bytes": wanted, "budget_bytes": budget, "kv_peak_bytes": kv,
+            "evicted": evicted, "needs": found["polite"]["needs"],
+            "refused": found["polite"]["refused"], "tokens_per_second": rate(found),
+            "right": found["right"], "target": "every answer right, never above the budget",
+            "met": bool(found["right"] and 0 < kv <= budget and evicted > 0)}
+
+
 def churn(b):
     """Everything that agents do wrong, over and over; what is left in the end."""
     seconds, rounds = b.o.churn_seconds, []
@@ -271,7 +334,7 @@ def churn(b):
             not any(r["wrong_runs"] for r in rounds)}
 
 
-PARTS = [idle, batch, latency, handshakes, greedy, churn]
+PARTS = [idle, batch, latency, handshakes, greedy, pressure, churn]
 
 
 def options():

@@ -39,6 +39,7 @@ struct bare {
     int n_items, turn, n_answered;
     uint64_t n_steps, n_tokens, n_rows;
     int64_t inside_ns;
+    size_t kv_peak; /* most bytes of KV pages after a step */
 };
 
 /* The same fingerprint is the same model; but the file may be a part of it, and the
@@ -162,6 +163,8 @@ step(struct bare *b, struct err *err)
     start = clock_ns();
     rc = backend_run(b->loaded.backend, &batch, err);
     b->inside_ns += clock_ns() - start;
+    if (backend_kv_bytes(b->loaded.backend, -1) > b->kv_peak)
+        b->kv_peak = backend_kv_bytes(b->loaded.backend, -1);
     b->n_rows += (uint64_t)row;
     b->n_steps++;
     for (int i = 0; rc == 0 && i < b->n_items; i++)
@@ -209,12 +212,12 @@ report(const struct bare *b, bool as_json, struct err *err)
 
     if (as_json)
         return command_print_json(
-            json_pack("{s:i,s:i,s:f,s:I,s:I,s:I,s:f,s:f,s:f}", "active", b->active,
+            json_pack("{s:i,s:i,s:f,s:I,s:I,s:I,s:f,s:f,s:f,s:I}", "active", b->active,
                       "step_rows", b->step_rows, "seconds", s, "steps",
                       (json_int_t)b->n_steps, "tokens", (json_int_t)b->n_tokens, "rows",
                       (json_int_t)b->n_rows, "tokens_per_second", (double)b->n_tokens / s,
                       "rows_per_second", (double)b->n_rows / s, "rows_per_step",
-                      (double)b->n_rows / steps),
+                      (double)b->n_rows / steps, "kv_peak_bytes", (json_int_t)b->kv_peak),
             true, err);
     printf("bare engine, %d sequences: %.0f tokens/s, %.0f rows/s, %.1f rows a step; "
            "%llu tokens, all right\n",

@@ -67,41 +67,6 @@ session_send(struct session *s, const struct frame *f)
 /* ---- connecting ---- */
 
 static void
-connect_now(struct session *s)
-{
-    struct swarm *w = s->swarm;
-    uint32_t source =
-        w->config.sources > 1 ? 1 + (uint32_t)(s->number % w->config.sources) : 0;
-    struct err err;
-
-    session_set_state(s, SESSION_CONNECTING);
-    s->epoch++;
-    s->attempts++;
-    s->attached = s->going = false;
-    s->connect_us = clock_us();
-    w->n_connects++;
-    if (conn_open(&s->infer, w->base, w->ctx[s->group], &w->target, source,
-                  FRAME_AT_AGENT_INFER_NEW, &infer_events, s, &err) < 0)
-        fail(s, err.text);
-}
-
-void
-session_attach(struct session *s)
-{
-    struct swarm *w = s->swarm;
-    uint32_t source =
-        w->config.sources > 1 ? 1 + (uint32_t)(s->number % w->config.sources) : 0;
-    struct err err;
-
-    session_set_state(s, SESSION_ATTACHING);
-    s->asked_us = clock_us();
-    s->attached = false;
-    if (conn_open(&s->upload, w->base, w->ctx[s->group], s->node, source,
-                  FRAME_AT_AGENT_UPLOAD_NEW, &upload_events, s, &err) < 0)
-        fail(s, err.text);
-}
-
-static void
 drop_connections(struct session *s)
 {
     conn_abort(s->infer);
@@ -150,6 +115,41 @@ session_cut(struct session *s)
     if (s->state == SESSION_OFF || s->state == SESSION_BACKING_OFF)
         return;
     lost(s, "cut", 0);
+}
+
+/* One of the two connections. */
+static void
+dial(struct session *s, struct conn **out, const struct conn_target *to,
+     enum frame_place place, const struct conn_events *events)
+{
+    struct swarm *w = s->swarm;
+    uint32_t source =
+        w->config.sources > 1 ? 1 + (uint32_t)(s->number % w->config.sources) : 0;
+    struct err err;
+
+    if (conn_open(out, w->base, w->ctx[s->group], to, source, place, events, s, &err) < 0)
+        lost(s, err.text, 0);
+}
+
+static void
+connect_now(struct session *s)
+{
+    session_set_state(s, SESSION_CONNECTING);
+    s->epoch++;
+    s->attempts++;
+    s->attached = s->going = false;
+    s->connect_us = clock_us();
+    s->swarm->n_connects++;
+    dial(s, &s->infer, &s->swarm->target, FRAME_AT_AGENT_INFER_NEW, &infer_events);
+}
+
+void
+session_attach(struct session *s)
+{
+    session_set_state(s, SESSION_ATTACHING);
+    s->asked_us = clock_us();
+    s->attached = false;
+    dial(s, &s->upload, s->node, FRAME_AT_AGENT_UPLOAD_NEW, &upload_events);
 }
 
 static void
@@ -237,7 +237,7 @@ on_goaway(struct session *s)
 {
     session_stats(s)->goaways += session_counted(s);
     s->going = true;
-    if (s->state == SESSION_READY && s->next_request == 0) {
+    if (s->state == SESSION_READY) {
         s->attempts = 0;
         lost(s, "sent away", 0);
     }
@@ -415,7 +415,7 @@ session_tick(struct session *s, int64_t now_us)
     int64_t patience = (int64_t)(s->swarm->config.patience + 5) * 1000000;
 
     if (s->state == SESSION_CONNECTING && now_us - s->connect_us > patience) {
-        lost(s, "no welcome in time", s->group == SWARM_OTHERS);
+        lost(s, "no welcome in time", 0);
         return;
     }
     if (s->state < SESSION_READY || !s->infer)

@@ -120,7 +120,8 @@ class Swarm(unittest.TestCase):
         self.assertEqual(json.loads(r.stdout)["connects"], 5)
 
     def test_reconnect(self):
-        found = self.run_well("--scenario", "reconnect", "--storm", "500", "--think", "2")
+        found = self.run_well("--scenario", "reconnect", "--storm", "500", "--think", "2",
+                              "--seconds", "3")
         self.assertGreaterEqual(found["storms"], 2)
         self.assertGreater(found["others"]["lost"], 30)
 
