@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import re
+import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -142,6 +144,39 @@ class Swarm(unittest.TestCase):
                               "--greedy-cert", c.cert("greedy.crt"), "--greedy-key",
                               c.cert("greedy.key"))
         self.assertGreater(found["others"]["tokens"], found["polite"]["tokens"])
+
+    def test_server_killed(self):
+        """It comes back on the same port; sessions do too, and go on where they were."""
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        args = self.command(self.traffic, "--sessions", "12", "--think", "5", "--seconds",
+                            "4", "--keep-going", "--json")
+        args[args.index("--connect") + 1] = "127.0.0.1:%d" % port
+        with tempfile.TemporaryDirectory(prefix="cecollm-") as d:
+            def start():
+                return Cloudd(str(BUILD), str(SRC), self.model, d, "threads=1",
+                              "listen=127.0.0.1:%d" % port)
+
+            server = start()
+            c = {"ca.crt": "--ca", "agent.crt": "--cert", "agent.key": "--key"}
+            for name, option in c.items():
+                args[args.index(option) + 1] = server.cert(name)
+            with subprocess.Popen([SWARM, *map(str, args)], stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True) as run:
+                time.sleep(1.5)
+                server.process.kill()
+                server.process.wait()
+                server = start()
+                try:
+                    out, err = run.communicate(timeout=60)
+                finally:
+                    server.stop()
+        self.assertEqual(run.returncode, 0, err)
+        found = json.loads(out)
+        self.assertTrue(found["right"])
+        self.assertGreaterEqual(found["polite"]["lost"], 12)
+        self.assertGreater(found["polite"]["recovery_ms"]["n"], 0)
 
     def test_other_model(self):
         model = str(self.dir / "other.gguf")
