@@ -17,6 +17,7 @@
 #define SLOW_READ_US 500000 /* between two looks at what came */
 #define SLOW_PINGS   200    /* a tick: their answers fill the server's buffers */
 #define SLOW_UNSENT  65536
+#define MAX_ATTEMPTS 5 /* to connect, when nothing may be lost */
 
 static const struct conn_events infer_events, upload_events;
 
@@ -87,11 +88,26 @@ session_back_off(struct session *s, int64_t least_us)
                       least_us + 10000 + (int64_t)swarm_random(s->swarm, (uint64_t)most));
 }
 
+/* May this session lose a connection now? */
+static bool
+may_lose(const struct session *s)
+{
+    return s->habits.may_be_cut || s->habits.slow || s->going ||
+           s->swarm->config.keep_going;
+}
+
+/* While all come up at once a busy server may be too late for some. */
+static bool
+may_try_again(const struct session *s)
+{
+    return s->state == SESSION_CONNECTING && s->swarm->phase == SWARM_CONNECTING &&
+           s->attempts < MAX_ATTEMPTS;
+}
+
 static void
 lost(struct session *s, const char *why, int64_t retry_us)
 {
-    bool may =
-        s->habits.may_be_cut || s->habits.slow || s->going || s->swarm->config.keep_going;
+    bool may = may_lose(s) || may_try_again(s);
 
     drop_connections(s);
     if (s->ended || s->swarm->phase >= SWARM_ENDING) {
@@ -222,7 +238,9 @@ on_error(struct session *s, const struct frame_error *e)
     if (retry_us > 60000000)
         retry_us = 60000000;
     session_stats(s)->refused += session_counted(s);
-    if (!e->has_seq) {
+    if (!e->has_seq && retry_us == 0 && !may_lose(s)) {
+        fail(s, text);
+    } else if (!e->has_seq) {
         lost(s, text, retry_us);
     } else if (retry_us > 0 || s->swarm->config.keep_going || s->group == SWARM_OTHERS) {
         s->attempts = 0;
