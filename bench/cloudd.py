@@ -175,6 +175,8 @@ def batch(b):
             "rows_per_second": found["polite"]["rows_per_second"],
             "engine_tokens_per_second": [e["tokens_per_second"] for e in engine],
             "engine_rows_per_second": [e["rows_per_second"] for e in engine],
+            "rows_per_token": found["polite"]["rows"] / found["polite"]["tokens"],
+            "engine_rows_per_token": [e["rows"] / e["tokens"] for e in engine],
             "latency_ms": found["polite"]["latency_ms"], "ratio": rate(found) / bare,
             "target": ">= 0.85", "met": rate(found) / bare >= 0.85}
 

@@ -114,19 +114,16 @@ dialog_begin(struct session *s)
         dialog_open(s);
 }
 
-/* Every session goes through the traffic in steps of its own. */
 static void
 next_sequence(struct session *s)
 {
-    const struct traffic *t = &s->swarm->traffic;
-
     session_stats(s)->sequences += session_counted(s);
-    s->index = (s->index + 1 + (uint32_t)s->number % 7) % t->n;
+    s->index = traffic_next(&s->swarm->traffic, (uint32_t)s->number, s->index);
     s->next_request = 0;
 }
 
 static void
-dialog_think(struct session *s)
+think(struct session *s)
 {
     int64_t mean = s->habits.no_think ? 0 : s->swarm->config.think_us;
 
@@ -203,7 +200,7 @@ on_token(struct session *s, const struct frame_token *t)
         close_sequence(s);
         next_sequence(s);
     }
-    dialog_think(s);
+    think(s);
 }
 
 static void

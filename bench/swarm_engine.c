@@ -135,7 +135,7 @@ take(struct bare *b, int i, struct err *err)
     if (++l->next_request < s->n_requests)
         return 0;
     backend_truncate(b->loaded.backend, l->kv, 0);
-    l->index = (l->index + (uint32_t)b->active) % b->traffic.n;
+    l->index = traffic_next(&b->traffic, (uint32_t)(l - b->lanes), l->index);
     l->next_request = l->next_row = 0;
     return 0;
 }

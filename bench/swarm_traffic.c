@@ -162,6 +162,12 @@ traffic_stagger(const struct traffic *t, uint32_t number)
     return number * 37 % t->seqs[number % t->n].n_requests;
 }
 
+uint32_t
+traffic_next(const struct traffic *t, uint32_t number, uint32_t index)
+{
+    return (index + 1 + number % 7) % t->n;
+}
+
 void
 traffic_free(struct traffic *t)
 {

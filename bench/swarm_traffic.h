@@ -63,6 +63,10 @@ int traffic_read(struct traffic *t, const char *path, struct err *err) CE_MUSTCH
  * that many who begin together are not all at the same place. */
 uint32_t traffic_stagger(const struct traffic *t, uint32_t number);
 
+/* The sequence that agent `number` takes after sequence `index`: agents go through them
+ * in steps of their own, so that each of them is taken as often. */
+uint32_t traffic_next(const struct traffic *t, uint32_t number, uint32_t index);
+
 void traffic_free(struct traffic *t); /* accepts a zeroed one */
 
 /* ---- writing ---- */
