@@ -46,7 +46,7 @@ bench_pin(int core)
 SSL_CTX *
 bench_client_tls(const struct bench_tls *t)
 {
-    struct tls_files files = { t->ca, t->cert, t->key };
+    struct tls_files files = { .ca = t->ca, .cert = t->cert, .key = t->key };
     SSL_CTX *ctx;
     struct err err;
 
@@ -58,7 +58,9 @@ bench_client_tls(const struct bench_tls *t)
 SSL_CTX *
 bench_server_tls(const struct bench_tls *t)
 {
-    struct tls_files files = { t->ca, t->server_cert, t->server_key };
+    struct tls_files files = { .ca = t->ca,
+                               .cert = t->server_cert,
+                               .key = t->server_key };
     SSL_CTX *ctx;
     struct err err;
 

@@ -128,14 +128,7 @@ think(struct session *s)
     int64_t mean = s->habits.no_think ? 0 : s->swarm->config.think_us;
 
     if (s->going && s->next_request == 0) { /* between two sequences: leave */
-        struct frame bye = { .type = FRAME_BYE };
-
-        conn_send(s->infer, &bye);
-        conn_finish(s->infer);
-        conn_finish(s->upload);
-        s->infer = s->upload = NULL;
-        s->attempts = 0;
-        session_back_off(s, 0);
+        session_leave(s);
         return;
     }
     if (mean > 0) {

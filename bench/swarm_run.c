@@ -257,8 +257,10 @@ static int
 open_tls(struct swarm *s, struct err *err)
 {
     const struct swarm_config *c = &s->config;
-    struct tls_files mine = { c->ca, c->cert, c->key };
-    struct tls_files greedy = { c->ca, c->greedy_cert, c->greedy_key };
+    struct tls_files mine = { .ca = c->ca, .cert = c->cert, .key = c->key };
+    struct tls_files greedy = { .ca = c->ca,
+                                .cert = c->greedy_cert,
+                                .key = c->greedy_key };
     int rc = tls_client_new(&s->ctx[SWARM_POLITE], &mine, err);
 
     if (rc == 0)

@@ -225,6 +225,22 @@ on_welcome(struct session *s, const struct frame_welcome *w)
     session_wake(s);
 }
 
+void
+session_leave(struct session *s)
+{
+    struct frame bye = { .type = FRAME_BYE };
+
+    conn_send(s->infer, &bye);
+    conn_finish(s->infer);
+    conn_finish(s->upload);
+    s->infer = s->upload = NULL;
+    s->attempts = 0;
+    if (s->swarm->phase < SWARM_ENDING)
+        session_back_off(s, s->return_us);
+    else
+        session_set_state(s, SESSION_OFF);
+}
+
 static void
 on_error(struct session *s, const struct frame_error *e)
 {
@@ -251,14 +267,13 @@ on_error(struct session *s, const struct frame_error *e)
 }
 
 static void
-on_goaway(struct session *s)
+on_goaway(struct session *s, const struct frame_goaway *g)
 {
     session_stats(s)->goaways += session_counted(s);
     s->going = true;
-    if (s->state == SESSION_READY) {
-        s->attempts = 0;
-        lost(s, "sent away", 0);
-    }
+    s->return_us = (int64_t)(g->retry_ms < 60000 ? g->retry_ms : 60000) * 1000;
+    if (s->state == SESSION_READY)
+        session_leave(s);
 }
 
 static void
@@ -275,7 +290,7 @@ infer_frame(void *arg, const struct frame *f)
         on_error(s, &f->u.error);
         break;
     case FRAME_GOAWAY:
-        on_goaway(s);
+        on_goaway(s, &f->u.goaway);
         break;
     case FRAME_PING:
         pong.type = FRAME_PONG;

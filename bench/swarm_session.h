@@ -45,6 +45,7 @@ struct session {
     uint32_t next_request, sent, limit, replay;
     uint32_t attempts; /* to connect, since the last welcome */
     int64_t connect_us, asked_us, lost_us, infer_us, upload_us, read_us;
+    int64_t return_us; /* GOAWAY: not before this while */
     uint64_t nonce;
 };
 
@@ -68,7 +69,9 @@ void session_set_timer(struct session *s, int64_t us);
 struct stats_group *session_stats(struct session *s);
 bool session_counted(const struct session *s); /* is this the measured time? */
 void session_send(struct session *s, const struct frame *f); /* infer channel */
-void session_attach(struct session *s);                      /* open the upload channel */
+/* Say BYE to a server that stops, and come back when it said. */
+void session_leave(struct session *s);
+void session_attach(struct session *s); /* open the upload channel */
 /* Come back after least_us and a while that grows with every failure. */
 void session_back_off(struct session *s, int64_t least_us);
 
