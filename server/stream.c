@@ -178,6 +178,8 @@ stream_read(struct stream *s)
         ret = SSL_read(s->ssl, room, READ_SIZE);
         bytebuf_truncate(&s->in, had + (ret > 0 ? (size_t)ret : 0));
         if (ret <= 0) {
+            if (had == 0)
+                stream_release_input(s);
             stream_want(s, ret);
             return;
         }
