@@ -29,9 +29,10 @@ arch_by_name(const char *name, enum synth_arch *arch, struct err *err)
 static int
 kind_by_name(const char *name, enum synth_exit_kind *kind, struct err *err)
 {
-    static const char *const names[] = {
-        [SYNTH_EXIT_MLP] = "mlp", [SYNTH_EXIT_SHARED] = "shared", [SYNTH_EXIT_OWN] = "own"
-    };
+    static const char *const names[] = { [SYNTH_EXIT_MLP] = "mlp",
+                                         [SYNTH_EXIT_TRUST] = "trust",
+                                         [SYNTH_EXIT_SHARED] = "shared",
+                                         [SYNTH_EXIT_OWN] = "own" };
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strcmp(name, names[i]) == 0) {
@@ -39,8 +40,8 @@ kind_by_name(const char *name, enum synth_exit_kind *kind, struct err *err)
             return 0;
         }
     }
-    return err_set(err, CE_EINVAL, "--exit-kind: \"%s\" is none of mlp, shared, own",
-                   name);
+    return err_set(err, CE_EINVAL,
+                   "--exit-kind: \"%s\" is none of mlp, trust, shared, own", name);
 }
 
 /* MODEL.gguf becomes MODEL.exits.gguf, where model_open looks for it. */
@@ -114,7 +115,9 @@ cmd_synth(int argc, char **argv)
         { "exits", 0, OPTIONS_LIST, &exits, "L,L",
           "also write exit heads after these blocks, beside FILE", 1, 1023 },
         { "exit-kind", 0, OPTIONS_TEXT, &kind, "NAME",
-          "mlp (default), shared, own: a norm and output matrix each", 0, 0 },
+          "mlp (default), trust: mlp with one, shared, own: a norm and output matrix "
+          "each",
+          0, 0 },
         { "exit-width", 0, OPTIONS_INT, &width, "N", "of the adapters (default 64)", 1,
           262144 },
         { "candidates", 0, OPTIONS_INT, &p.n_candidates, "N",

@@ -92,7 +92,7 @@ _cecollm_model_value() {
     quantize--type | quantize--output-type | synth--type)
         _cecollm_words "$_cecollm_types" ;;
     synth--arch) _cecollm_words 'llama qwen2 qwen3 smollm3' ;;
-    synth--exit-kind) _cecollm_words 'mlp shared own' ;;
+    synth--exit-kind) _cecollm_words 'mlp trust shared own' ;;
     fit-screens--up-type) _cecollm_words 'q4_1 q4_0 q8_0 f16' ;;
     fit-screens--adapters) _cecollm_words 'keep q8_0' ;;
     tune-exits--adapters) _cecollm_words 'q8_0 f16' ;;

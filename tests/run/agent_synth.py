@@ -277,13 +277,15 @@ class Kinds(Together):
                          "6", "--exits", "2,4", "--ctx", "512", "--type", "Q8_0",
                          "--exit-kind", kind)
 
-        own, shared = of_kind("own"), of_kind("shared")
+        own, shared, trust = map(of_kind, ("own", "shared", "trust"))
         found = {"own": self.check(own, edge=(self.split(own), "--exits", "none")),
+                 "trust": self.check(trust, edge=(self.split(trust), "--exits", "none")),
                  "shared": self.check(shared)}
         edge = (self.split(self.model, "--exit-layers", "2,4"), "--exits", "none")
         self.assertEqual(found["shared"],
                          self.check(self.model, "--exit-layers", "2,4", edge=edge))
         self.assertNotEqual(found["shared"], found["own"])
+        self.assertNotEqual(found["trust"], found["own"])
 
 
 class Crowd(Together):
