@@ -200,8 +200,9 @@ class Real(Case):
         if not r["exits"]:
             self.skipTest("no exits beside the model")
         for e in r["exits"]:
-            self.assertLess(e["exit_rate"], e["final_above"] + 0.2)
-            self.assertGreater(e["precision"] or 1, 0.6)
+            if not e["trust"]:  # an honest probability
+                self.assertLess(e["exit_rate"], e["final_above"] + 0.2)
+            self.assertGreater(e["precision"] or 1, 0.9 if e["theta"] == 0.9 else 0.6)
         by = {(e["layer"], e["theta"]): e for e in r["exits"]}
         shallow, deep = sorted({e["layer"] for e in r["exits"]})
         self.assertGreater(by[deep, 0.6]["agreement"], by[shallow, 0.6]["agreement"])
