@@ -251,7 +251,7 @@ swarm_engine(int argc, char **argv)
         specs, 2, 2
     };
 
-    if (!swarm_options(&page, argc, argv, &n, &status))
+    if (!command_options(&page, argc, argv, &n, &status))
         return status;
     engine.exits = "none";
     if ((rc = load(&b, argv[1], argv[2], &engine, &err)) == 0 &&
@@ -264,5 +264,5 @@ swarm_engine(int argc, char **argv)
     mem_free(b.hidden);
     command_unload(&b.loaded);
     traffic_free(&b.traffic);
-    return rc == 0 ? COMMAND_OK : swarm_failed("engine", &err);
+    return rc == 0 ? COMMAND_OK : command_failed("engine", &err);
 }

@@ -461,23 +461,23 @@ swarm_record(int argc, char **argv)
         specs, 1, 1
     };
 
-    if (!swarm_options(&page, argc, argv, &n, &status)) {
+    if (!command_options(&page, argc, argv, &n, &status)) {
         mem_free(r);
         return status;
     }
     if (!w.prompts || !w.output) {
         err_set(&err, CE_EINVAL, "%s is missing", w.prompts ? "--output" : "--prompts");
         mem_free(r);
-        return swarm_usage("record", &err);
+        return command_usage("record", &err);
     }
     if (!r) {
         err_set(&err, CE_ENOMEM, "no memory");
-        return swarm_failed("record", &err);
+        return command_failed("record", &err);
     }
     r->wishes = w;
     if ((rc = load(r, argv[1], &err)) == 0 && (rc = record(r, &err)) == 0)
         rc = write_file(r, &err);
     clean_up(r);
     mem_free(r);
-    return rc == 0 ? COMMAND_OK : swarm_failed("record", &err);
+    return rc == 0 ? COMMAND_OK : command_failed("record", &err);
 }

@@ -475,18 +475,18 @@ swarm_run(int argc, char **argv)
         specs, 1, 1
     };
 
-    if (!swarm_options(&page, argc, argv, &n, &status)) {
+    if (!command_options(&page, argc, argv, &n, &status)) {
         mem_free(r);
         return status;
     }
     if (check(&c, &err) < 0 || !r) {
         mem_free(r);
-        return swarm_usage("run", &err);
+        return command_usage("run", &err);
     }
     c.traffic = argv[1];
     r->swarm.config = c;
     rc = run(r, &err);
     clean_up(&r->swarm);
     mem_free(r);
-    return rc == 0 ? COMMAND_OK : swarm_failed("run", &err);
+    return rc == 0 ? COMMAND_OK : command_failed("run", &err);
 }

@@ -16,37 +16,6 @@
 #include "engine/utf8_stream.h"
 #include "tools/progress.h"
 
-bool
-command_options(const struct options_page *page, int argc, char **argv, int *n_operands,
-                int *status)
-{
-    struct err err = { 0 };
-    bool help = false;
-
-    *status = COMMAND_OK;
-    if (options_parse(page, argc, argv, n_operands, &help, &err) != 0) {
-        *status = command_usage(argv[0], &err);
-        return false;
-    }
-    if (help)
-        options_help(page, "cecollm-model");
-    return !help;
-}
-
-int
-command_failed(const char *command, const struct err *err)
-{
-    fprintf(stderr, "cecollm-model %s: %s\n", command, err->text);
-    return COMMAND_FAILED;
-}
-
-int
-command_usage(const char *command, const struct err *err)
-{
-    fprintf(stderr, "cecollm-model %s: %s (--help shows how)\n", command, err->text);
-    return COMMAND_USAGE;
-}
-
 int
 command_print_json(json_t *json, bool indented, struct err *err)
 {

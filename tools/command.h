@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * command.h - what the commands of cecollm-model share.
  *
- * A command is one function in its own cmd_NAME.c; model_main.c has the table.
- * Results go to stdout, everything else to stderr. A command ends with 0, 1 when
- * it failed (one line says why) or 2 when its command line was wrong.
+ * A command is one function in its own cmd_NAME.c; model_main.c has the table, commands.h
+ * says how they end.
  */
 #ifndef CE_TOOLS_COMMAND_H
 #define CE_TOOLS_COMMAND_H
@@ -17,16 +16,7 @@
 #include "engine/model.h"
 #include "engine/tokenizer.h"
 #include "tools/options.h"
-
-#define COMMAND_OK     0
-#define COMMAND_FAILED 1
-#define COMMAND_USAGE  2
-
-struct command {
-    const char *name;
-    const char *summary; /* one line */
-    int (*run)(int argc, char **argv);
-};
+#include "tools/commands.h"
 
 int cmd_info(int argc, char **argv);
 int cmd_split(int argc, char **argv);
@@ -40,15 +30,6 @@ int cmd_tune_exits(int argc, char **argv);
 int cmd_eval_exits(int argc, char **argv);
 int cmd_quantize(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
-
-/* Parse a command's options. Returns true when the command should go on; false when
- * it is over, with *status to return (help was shown, or the line was wrong). */
-bool command_options(const struct options_page *page, int argc, char **argv,
-                     int *n_operands, int *status);
-
-/* Print "cecollm-model COMMAND: text" and return COMMAND_FAILED or COMMAND_USAGE. */
-int command_failed(const char *command, const struct err *err);
-int command_usage(const char *command, const struct err *err);
 
 /* Print on one line, or indented; takes the reference. CE_ENOMEM when `json` is NULL. */
 int command_print_json(json_t *json, bool indented, struct err *err) CE_MUSTCHECK;

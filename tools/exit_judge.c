@@ -4,6 +4,7 @@
 #include "tools/exit_judge.h"
 
 #include "common/memory.h"
+#include "tools/exit_spread.h"
 
 #define STEP     ((size_t)256)
 #define N_THETAS 7
@@ -21,37 +22,12 @@ struct judge {
 };
 
 static int
-read_step(struct judge *j, int i, size_t from, size_t n, struct err *err)
-{
-    size_t count = exit_rows_count(j->rows, true), d = (size_t)j->b->info.d_model;
-    float *wanted[MODEL_MAX_EXITS] = { NULL }, logp[BACKEND_MAX_TOP];
-    int32_t ids[BACKEND_MAX_TOP];
-    int rc = 0;
-
-    for (size_t r = 0; rc == 0 && r < n; r++) {
-        wanted[i] = j->states + r * d;
-        rc = exit_rows_read(j->rows, true, (from + r) * count / j->n, wanted, ids, logp,
-                            err);
-        j->final[r] = ids[0];
-    }
-    return rc;
-}
-
-static int
 run_step(struct judge *j, int i, size_t from, size_t n, struct err *err)
 {
-    struct batch_item item = {
-        .n_rows = (int)n, .hidden = j->states, .head_rows = (int)n, .results = j->results
-    };
-    struct batch batch = { .layer_from = j->b->info.exit_layers[i],
-                           .layer_to = j->b->info.exit_layers[i],
-                           .head = HEAD_EXIT(i),
-                           .n_items = 1,
-                           .items = &item };
-    int rc = read_step(j, i, from, n, err);
+    const struct exit_spread spread = { j->rows, true, j->n };
+    const struct exit_spread_out out = { j->states, j->final, j->results, NULL };
+    int rc = exit_spread_run(&spread, j->b, i, from, n, &out, err);
 
-    if (rc == 0)
-        rc = backend_run(j->b, &batch, err);
     for (size_t r = 0; rc == 0 && r < n; r++) {
         bool right = j->results[r].argmax == j->final[r];
 

@@ -14,6 +14,7 @@
 #include "engine/mathfn.h"
 #include "engine/trust.h"
 #include "tools/adam.h"
+#include "tools/exit_spread.h"
 #include "tools/progress.h"
 
 #define STEP    ((size_t)256) /* rows of a call of the backend */
@@ -93,24 +94,6 @@ make(struct fit **out, struct backend *b, const struct exit_rows *rows, size_t m
 
 /* ---- what the exit says ---- */
 
-static int
-read_step(struct fit *f, int exit, size_t from, size_t n, struct err *err)
-{
-    size_t count = exit_rows_count(f->rows, false);
-    float *wanted[MODEL_MAX_EXITS] = { NULL }, logp[BACKEND_MAX_TOP];
-    int32_t ids[BACKEND_MAX_TOP];
-    int rc = 0;
-
-    for (size_t r = 0; rc == 0 && r < n; r++) {
-        size_t row = (size_t)((double)(from + r) * (double)count / (double)f->n);
-
-        wanted[exit] = f->states + r * f->d;
-        rc = exit_rows_read(f->rows, false, row, wanted, ids, logp, err);
-        f->final[r] = ids[0];
-    }
-    return rc;
-}
-
 static void
 keep_row(struct fit *f, size_t at, size_t r)
 {
@@ -132,20 +115,10 @@ keep_row(struct fit *f, size_t at, size_t r)
 static int
 run_step(struct fit *f, int exit, size_t from, size_t n, struct err *err)
 {
-    struct batch_item item = { .n_rows = (int)n,
-                               .hidden = f->states,
-                               .head_rows = (int)n,
-                               .results = f->results,
-                               .head_in = f->head_in };
-    struct batch batch = { .layer_from = f->b->info.exit_layers[exit],
-                           .layer_to = f->b->info.exit_layers[exit],
-                           .head = HEAD_EXIT(exit),
-                           .n_items = 1,
-                           .items = &item };
-    int rc = read_step(f, exit, from, n, err);
+    const struct exit_spread spread = { f->rows, false, f->n };
+    const struct exit_spread_out out = { f->states, f->final, f->results, f->head_in };
+    int rc = exit_spread_run(&spread, f->b, exit, from, n, &out, err);
 
-    if (rc == 0)
-        rc = backend_run(f->b, &batch, err);
     for (size_t r = 0; rc == 0 && r < n; r++)
         keep_row(f, from + r, r);
     return rc;
@@ -173,18 +146,6 @@ standardise(struct fit *f)
     for (size_t r = 0; r < f->n; r++) {
         for (size_t c = 0; c < f->cols; c++)
             f->x[r * f->cols + c] = (f->x[r * f->cols + c] - f->mean[c]) * f->scale[c];
-    }
-}
-
-static void
-mix(struct fit *f, uint64_t *state)
-{
-    for (size_t i = f->n; i > 1; i--) {
-        size_t j = (size_t)((unsigned __int128)random_next(state) * i >> 64);
-        uint32_t other = f->order[j];
-
-        f->order[j] = f->order[i - 1];
-        f->order[i - 1] = other;
     }
 }
 
@@ -222,7 +183,7 @@ learn(struct fit *f, uint64_t seed)
         struct adam adam = { adam_rate(RATE, s, steps), 1, s + 1 };
 
         if (from == 0)
-            mix(f, &state);
+            random_shuffle(f->order, f->n, &state);
         memset(f->g, 0, (f->cols + 2) * sizeof(float));
         for (size_t i = 0; i < n; i++)
             add_row(f, f->order[from + i], 1 / (float)n);

@@ -63,14 +63,6 @@ exit_adapter_free(struct exit_adapter *a)
 
 /* ---- which rows ---- */
 
-/* A number below n, as good as uniform for the n here. */
-static size_t
-draw_below(uint64_t *state, size_t n)
-{
-    return (size_t)((unsigned __int128)random_next(state) * n >> 64);
-}
-
-/* Fisher and Yates. */
 static void
 shuffle(struct tune *t, size_t epoch)
 {
@@ -82,13 +74,7 @@ shuffle(struct tune *t, size_t epoch)
     state = first + epoch * 0x9e3779b97f4a7c15u;
     for (size_t i = 0; i < t->n_rows; i++)
         t->order[i] = (uint32_t)i;
-    for (size_t i = t->n_rows; i > 1; i--) {
-        size_t j = draw_below(&state, i);
-        uint32_t other = t->order[j];
-
-        t->order[j] = t->order[i - 1];
-        t->order[i - 1] = other;
-    }
+    random_shuffle(t->order, t->n_rows, &state);
     t->epoch = epoch;
     t->ordered = true;
 }

@@ -4,6 +4,7 @@
 #include "tools/screen_rows.h"
 
 #include "common/memory.h"
+#include "tools/exit_spread.h"
 #include "tools/low_rank.h"
 #include "tools/progress.h"
 
@@ -117,46 +118,19 @@ screen_rows_collect(struct screen_rows *rows, struct backend *b,
 
 /* ---- from rows kept ---- */
 
-/* Rows from .. from+n-1 of n_all evenly chosen ones, the states of exit i to `states`. */
-static int
-read_states(const struct exit_rows *kept, bool held_out, int i, float *states,
-            size_t from, size_t n, size_t n_all, size_t d, struct err *err)
-{
-    size_t count = exit_rows_count(kept, held_out);
-    float *wanted[MODEL_MAX_EXITS] = { NULL }, logp[BACKEND_MAX_TOP];
-    int32_t ids[BACKEND_MAX_TOP];
-    int rc = 0;
-
-    for (size_t r = 0; rc == 0 && r < n; r++) {
-        wanted[i] = states + r * d;
-        rc = exit_rows_read(kept, held_out, (from + r) * count / n_all, wanted, ids, logp,
-                            err);
-    }
-    return rc;
-}
-
 static int
 add_moments(struct screen_rows *rows, const struct room *room, struct backend *b, int i,
             const struct exit_rows *kept, struct threads *pool, struct err *err)
 {
+    const struct exit_spread spread = { kept, false, rows->n_fit };
+    const struct exit_spread_out out = { .states = room->hidden[0],
+                                         .results = room->results,
+                                         .head_in = room->head_in };
     int rc = 0;
 
     for (size_t from = 0, n; rc == 0 && from < rows->n_fit; from += n) {
-        struct batch_item item = { .hidden = room->hidden[0],
-                                   .head_in = room->head_in,
-                                   .results = room->results };
-        struct batch batch = { .layer_from = b->info.exit_layers[i],
-                               .layer_to = b->info.exit_layers[i],
-                               .head = HEAD_EXIT(i),
-                               .n_items = 1,
-                               .items = &item };
-
         n = rows->n_fit - from < KEPT_STEP ? rows->n_fit - from : KEPT_STEP;
-        item.n_rows = item.head_rows = (int)n;
-        rc = read_states(kept, false, i, room->hidden[0], from, n, rows->n_fit, rows->d,
-                         err);
-        if (rc == 0)
-            rc = backend_run(b, &batch, err);
+        rc = exit_spread_run(&spread, b, i, from, n, &out, err);
         if (rc == 0)
             low_rank_add_moment(rows->moments[i], room->head_in, n, rows->d, pool);
     }
@@ -179,10 +153,12 @@ screen_rows_from_exits(struct screen_rows *rows, struct backend *b,
     rows->n_check = n_check;
     progress_start(&progress, "reading rows", (size_t)rows->n_exits);
     for (int i = 0; rc == 0 && i < rows->n_exits; i++) {
+        const struct exit_spread check = { kept, true, n_check };
+        const struct exit_spread_out out = { .states = rows->states[i] };
+
         rc = add_moments(rows, &room, b, i, kept, pool, err);
         if (rc == 0)
-            rc = read_states(kept, true, i, rows->states[i], 0, n_check, n_check, rows->d,
-                             err);
+            rc = exit_spread_read(&check, i, rows->d, 0, n_check, &out, err);
         progress_set(&progress, (size_t)i + 1, NULL);
     }
     progress_end(&progress);
